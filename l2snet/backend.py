@@ -1,0 +1,189 @@
+"""A weights folder to a `Network`: one callable on arrays, whichever engine runs it.
+
+OpenVINO on a CPU, ONNX Runtime on a CUDA GPU, PyTorch as the reference that both are checked against.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2snet.errors import DeviceError, MissingPackageError, WeightsError
+from l2snet.volume import Array
+from l2snet.weights import NETWORK, NetworkConfig, read_config, read_sums
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+# exact: float32 throughout. fast: bfloat16 (CPU) or float16 (GPU) where the hardware has it.
+PRECISIONS = ("exact", "fast")
+
+Run = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Trained weights ready to run.
+
+    Attributes
+    ----------
+    config : what the network expects.
+    sha256 : of the weights file.
+    engine : engine, device and precision, for the manifest.
+    run : (n, c, ...) float32 to probabilities (n, 1, ...) float32.
+    """
+
+    config: NetworkConfig
+    sha256: str
+    engine: str
+    run: Run
+
+    def __call__(self, batch: Array) -> Array:
+        """(n, c, ...) float32 to probabilities (n, 1, ...) float32 of the same spatial size."""
+        return self.run(np.ascontiguousarray(batch, np.float32))
+
+
+def load(folder: Path, device: str = "auto", precision: str = "exact") -> Network:
+    """Load a weights folder, its hashes checked, onto a device.
+
+    Parameters
+    ----------
+    device : "cpu", "cuda", or "auto": CUDA where it can be had, else the CPU, said in the log.
+
+    Raises
+    ------
+    WeightsError : the folder is incomplete or altered.
+    DeviceError : CUDA was asked for and cannot be had.
+    """
+    config = read_config(folder)
+    device = choose_device(device)
+    try:
+        engine, run = (_onnxruntime if device == "cuda" else _openvino)(folder / NETWORK, precision)
+    except (DeviceError, MissingPackageError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{folder / NETWORK} cannot be loaded: {reason}") from error
+    return Network(config, read_sums(folder)[NETWORK], engine, run)
+
+
+def choose_device(device: str) -> str:
+    """The device to run on, "cpu" or "cuda".
+
+    Raises
+    ------
+    DeviceError : CUDA was asked for and cannot be had; or the name is none of `DEVICES`.
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"device {device!r} is not known; expected one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return "cpu"
+    reason = cuda_problem()
+    if reason is None:
+        return "cuda"
+    if device == "cuda":
+        raise DeviceError(f"CUDA was asked for and cannot be used: {reason}; repair it, or use --device cpu")
+    logger.warning("no CUDA device is used (%s): running on the CPU", reason)
+    return "cpu"
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used, or None when it can: its library loads and a one-node graph runs there."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return "onnxruntime-gpu is not installed"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "the installed onnxruntime has no CUDA provider"
+    try:
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        _cuda_session(_identity_model())
+    except DeviceError as error:
+        return str(error)
+    return None
+
+
+def _cuda_session(model: bytes | str, precision: str = "exact") -> Any:
+    """A session that runs on CUDA or raises DeviceError; ONNX Runtime itself falls back to the CPU without a word."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    provider = ("CUDAExecutionProvider", {"use_tf32": int(precision == "fast"), "cudnn_conv_algo_search": "HEURISTIC"})
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[provider])
+    except Exception as error:
+        raise DeviceError(f"the CUDA provider does not start ({str(error).strip().splitlines()[0]})") from error
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError("the CUDA provider does not start; do the CUDA and cuDNN libraries match onnxruntime-gpu?")
+    return session
+
+
+def _identity_model() -> bytes:
+    """An ONNX model of one Identity node, as bytes (protobuf written out, so that `onnx` is not needed)."""
+
+    def message(number: int, payload: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    tensor = message(1, bytes([1 << 3, 1]) + message(2, message(1, bytes([1 << 3, 1]))))
+    node = message(1, b"x") + message(2, b"y") + message(4, b"Identity")
+    graph = message(1, node) + message(2, b"g")
+    graph += message(11, message(1, b"x") + message(2, tensor)) + message(12, message(1, b"y") + message(2, tensor))
+    return bytes([1 << 3, 8]) + message(7, graph) + message(8, bytes([2 << 3, 17]))
+
+
+def _onnxruntime(path: Path, precision: str) -> tuple[str, Run]:
+    """ONNX Runtime on CUDA: float32, or TensorFloat-32 where `precision` is "fast"."""
+    import onnxruntime
+
+    session = _cuda_session(str(path), precision)
+    name = session.get_inputs()[0].name
+
+    def run(batch: Array) -> Array:
+        out: Array = session.run(None, {name: batch})[0]
+        return out
+
+    return f"onnxruntime {onnxruntime.__version__} cuda {'tf32' if precision == 'fast' else 'f32'}", run
+
+
+def _openvino(path: Path, precision: str) -> tuple[str, Run]:
+    """OpenVINO on the CPU, compiled once per input shape: float32, or bfloat16 where `precision` is "fast"."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    kind = "bf16" if precision == "fast" and capable else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(batch: Array) -> Array:
+        if batch.shape not in compiled:
+            # One shape at a time: a case has one slice size, and a remainder of it.
+            model.reshape(list(batch.shape))
+            compiled[batch.shape] = core.compile_model(model, "CPU", settings).create_infer_request()
+        request = compiled[batch.shape]
+        return np.array(request.infer({0: batch}, share_inputs=True)[0], dtype=np.float32)
+
+    return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", run
+
+
+def load_reference(folder: Path) -> Network:
+    """The same weights in PyTorch, float32 on the CPU; for tests and gates (extra `train`).
+
+    Raises
+    ------
+    MissingPackageError : torch, timm or onnx is not installed.
+    """
+    try:
+        from l2snet.export import reference_network
+    except ImportError as error:
+        raise MissingPackageError("the PyTorch reference", "train") from error
+    config = read_config(folder)
+    return Network(config, read_sums(folder)[NETWORK], "torch cpu f32", reference_network(folder / NETWORK, config))

@@ -1,0 +1,271 @@
+"""The command line: one command, thin subcommands; heavy imports stay inside the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from click.exceptions import Abort, ClickException
+
+from l2snet import __version__
+from l2snet.errors import InputError, L2SNetError, MissingPackageError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Tumour segmentation in whole-body FDG-PET/CT. Not a medical device.",
+    epilog="--debug, anywhere, shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train one of the two networks.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+
+class Device(StrEnum):
+    """Where networks run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(StrEnum):
+    """float32, or what the hardware is fast at."""
+
+    exact = "exact"
+    fast = "fast"
+
+
+class Fusion(StrEnum):
+    """How cue and probability become a mask."""
+
+    adaptive = "adaptive"
+    components = "components"
+
+
+WeightsOption = Annotated[
+    list[Path] | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/); several are averaged.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="exact is float32; fast is bfloat16 on CPUs that have it.")]
+ResampleOption = Annotated[bool, typer.Option("--resample-ct", help="Bring a CT on another grid onto the PET's.")]
+HoldOutOption = Annotated[str, typer.Option(help="Names of cases to leave out, separated by commas.")]
+RecipeOption = Annotated[str, typer.Option(help="paper, or small for two CPU cores.")]
+CacheOption = Annotated[Path, typer.Option(help="Folder for the cases as the networks see them.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that make samples.")]
+DataArgument = Annotated[Path, typer.Argument(help="Folder of study folders (SUV, CTres or CT, SEG .nii.gz).")]
+
+
+@app.command()
+def predict(
+    input_folder: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="Folder in the container's layout: images/pet, images/ct.")
+    ] = None,
+    output: Annotated[Path | None, typer.Argument(help="Folder for the results.")] = None,
+    pet: Annotated[Path | None, typer.Option(help="PET file in SUV (.mha, .nii.gz, .nrrd), instead of INPUT.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT file in HU on the PET's grid.")] = None,
+    pet_only: Annotated[bool, typer.Option("--pet-only", help="Do without a CT.")] = False,
+    resample_ct: ResampleOption = False,
+    weights: WeightsOption = None,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.exact,
+    fusion: Annotated[Fusion, typer.Option(help="components is the authors' released rule.")] = Fusion.adaptive,
+    off_cue: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Threshold off the cue [default: the weights' own].")
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirrored inputs; about 8 times slower.")
+    ] = False,
+    probability: Annotated[bool, typer.Option("--probability", help="Write probability.mha.")] = False,
+    cue: Annotated[bool, typer.Option("--cue", help="Write cue.mha, the location cue.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Write projection.png (extra: report).")] = False,
+    manifest: Annotated[bool, typer.Option(help="Write manifest.json.")] = True,
+) -> None:
+    """Segment one case: l2snet predict INPUT OUTPUT, or l2snet predict --pet FILE --ct FILE OUTPUT."""
+    began = time.perf_counter()
+    from l2snet.predict import Wanted, check_output, run_case
+    from l2snet.sources import challenge
+    from l2snet.sources.files import read_case
+
+    if pet is not None and output is None:
+        input_folder, output = None, input_folder
+    if output is None or (input_folder is None) == (pet is None):
+        raise InputError("give INPUT and OUTPUT, or --pet FILE, --ct FILE and OUTPUT")
+    if pet is not None and ct is None and not pet_only:
+        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    check_output(output)
+    if pet is not None:
+        case = read_case(pet, None if pet_only else ct, resample_ct)
+    elif input_folder is not None:
+        case = challenge.read(input_folder, pet_only, resample_ct)
+    reading_seconds = time.perf_counter() - began
+    from l2snet.pipeline import L2SNet
+
+    method = L2SNet.from_weights(weights or [], device, precision, fusion, off_cue, mirror)
+    run_case(case, method, output, Wanted(probability, cue, picture, manifest), reading_seconds)
+
+
+@train_app.command("localizer")
+def train_localizer(
+    data: DataArgument,
+    run: Annotated[Path, typer.Argument(help="Run folder; a run that was stopped goes on.")],
+    recipe: RecipeOption = "paper",
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet (timm fetches it), a local file of timm's, or none [default: the recipe's]."),
+    ] = None,
+    hold_out: HoldOutOption = "",
+    resample_ct: ResampleOption = False,
+    cache: CacheOption = Path("cache"),
+    device: DeviceOption = Device.auto,
+    workers: WorkersOption = 1,
+) -> None:
+    """Phase 1: the 2D network on coronal PET slices."""
+    with _needs("training", "train"):
+        from dataclasses import replace
+
+        from l2snet.training.recipes import LOCALIZERS
+        from l2snet.training.train import cached_cases, train_localizer
+    chosen = _named(LOCALIZERS, recipe, "recipe")
+    if encoder_weights is not None:
+        chosen = replace(chosen, encoder_weights=None if encoder_weights == "none" else encoder_weights)
+    cases = cached_cases(data, cache, _names(hold_out), resample_ct)
+    train_localizer(cases, chosen, run, device, workers)
+
+
+@train_app.command("segmenter")
+def train_segmenter(
+    data: DataArgument,
+    run: Annotated[Path, typer.Argument(help="Run folder; a run that was stopped goes on.")],
+    localizer: Annotated[
+        Path | None, typer.Option(help="Localizer weights folder that gives the cue of the loss; none: no cue weight.")
+    ] = None,
+    recipe: RecipeOption = "paper",
+    hold_out: HoldOutOption = "",
+    resample_ct: ResampleOption = False,
+    cache: CacheOption = Path("cache"),
+    device: DeviceOption = Device.auto,
+    workers: WorkersOption = 1,
+) -> None:
+    """Phase 2: the 3D network on windows of PET and CT, its loss weighted by the cue."""
+    with _needs("training", "train"):
+        from dataclasses import replace
+
+        from l2snet.backend import load
+        from l2snet.training.recipes import SEGMENTERS
+        from l2snet.training.train import cached_cases, train_segmenter, write_cues
+    chosen = _named(SEGMENTERS, recipe, "recipe")
+    cases = cached_cases(data, cache, _names(hold_out), resample_ct)
+    if localizer is None:
+        chosen = replace(chosen, cue_weight=0.0)
+    else:
+        write_cues(cases, load(localizer, "cpu"), run)
+    train_segmenter(cases, chosen, run, device, workers)
+
+
+@app.command("export")
+def export_weights(
+    run: Annotated[Path, typer.Argument(help="Run folder of l2snet train.")],
+    folder: Annotated[Path, typer.Argument(help="Weights folder to write, such as weights/localizer.")],
+) -> None:
+    """Write a run's last checkpoint as a weights folder (ONNX, float16 weights, hashes)."""
+    with _needs("export", "train"):
+        from l2snet.export import export_run
+    export_run(run, folder)
+
+
+@app.command()
+def validate(
+    data: DataArgument,
+    weights: WeightsOption = None,
+    resample_ct: ResampleOption = False,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.exact,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers of every case.")] = None,
+) -> None:
+    """Score the weights on the cases of DATA that they were not trained on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from l2snet.evaluation.validate import COLUMNS, held_out, means, validate
+    from l2snet.pipeline import L2SNet
+
+    method = L2SNet.from_weights(weights or [], device, precision)
+    studies = held_out(data, method)
+    table = validate(method, studies, resample_ct)
+    shown = Table("", *COLUMNS, title=f"mean over {len(studies)} cases that were not trained on")
+    for name, row in means(table).items():
+        shown.add_row(name, *(f"{row[column]:.3f}" for column in COLUMNS))
+    Console().print(shown)
+    if output is not None:
+        record = {"settings": method.settings, "means": means(table), "cases": table}
+        output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Tumour segmentation in whole-body FDG-PET/CT. Not a medical device."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error ends as one sentence on the last line of stderr and a non-zero exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = app(arguments, prog_name="l2snet", standalone_mode=False)
+    except L2SNetError as error:
+        _fail(f"error: {error}", 1, debug)
+    except ClickException as error:
+        _fail(f"error: {error.format_message()} (see l2snet --help)", error.exit_code, debug)
+    except (Abort, KeyboardInterrupt):
+        _fail("interrupted", 130, debug)
+    except MemoryError:
+        _fail("error: out of memory; use a machine with more, or close other programs", 1, debug)
+    except Exception as error:  # the platform shows the last line of stderr alone: it must say something
+        _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 3, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int, debug: bool) -> None:
+    if debug:
+        logger.exception("traceback")
+    sys.stderr.write(sentence + "\n")
+    sys.exit(code)
+
+
+class _needs:  # noqa: N801  # reads as a statement
+    """Turn an ImportError inside the block into the install command of an extra."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.feature, self.extra = feature, extra
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ImportError):
+            raise MissingPackageError(self.feature, self.extra) from error
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(",") if name.strip()}
+
+
+def _named(choices: dict[str, T], name: str, what: str) -> T:
+    if name not in choices:
+        raise InputError(f"{what} {name!r} is not known; expected one of {', '.join(choices)}")
+    return choices[name]

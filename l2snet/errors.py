@@ -1,0 +1,28 @@
+"""The errors a user is meant to read: one sentence of what was found, what was expected and what to do."""
+
+
+class L2SNetError(Exception):
+    """Base of every error whose message is written for the user."""
+
+
+class InputError(L2SNetError):
+    """The images given cannot be segmented as they are."""
+
+
+class OutputError(L2SNetError):
+    """The result cannot be written where it was asked for."""
+
+
+class WeightsError(L2SNetError):
+    """A weights folder is missing, incomplete or altered."""
+
+
+class DeviceError(L2SNetError):
+    """The device that was asked for cannot be had."""
+
+
+class MissingPackageError(L2SNetError):
+    """An optional package is needed for the feature that was asked for."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs packages that are not installed: pip install 'l2snet[{extra}]'")

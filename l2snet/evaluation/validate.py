@@ -1,0 +1,91 @@
+"""How well a set of weights does on cases it was not trained on: the rows of the paper's Table 1, and a fixed SUV."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from l2snet import fuse
+from l2snet.case import Case
+from l2snet.errors import InputError
+from l2snet.evaluation.metrics import dice, false_negative_ml, false_positive_ml
+from l2snet.pipeline import L2SNet
+from l2snet.sources.autopet import find_studies, read_study
+from l2snet.volume import Array
+
+logger = logging.getLogger(__name__)
+
+FIXED_SUV = 2.0
+Row = dict[str, float]
+COLUMNS = ("dice", "fpv_ml", "fnv_ml")
+
+
+def held_out(root: Path, method: L2SNet) -> list[Path]:
+    """Study folders under `root` that neither network was trained on, as their configs record it.
+
+    Raises
+    ------
+    InputError : every study was trained on.
+    """
+    networks = (*method.localizers, *method.segmenters)
+    seen = {name for network in networks for name in network.config.trained.get("cases", [])}
+    studies = [folder for folder in find_studies(root) if folder.name not in seen]
+    if not studies:
+        raise InputError(
+            f"every study under {root} was used to train these weights; a result on them would mean nothing"
+        )
+    return studies
+
+
+def validate(method: L2SNet, studies: Sequence[Path], resample_ct: bool) -> dict[str, dict[str, Row]]:
+    """Row name to case name to `dice`, `fpv_ml` and `fnv_ml`, on each PET's own grid."""
+    table: dict[str, dict[str, Row]] = {}
+    for folder in studies:
+        case = read_study(folder, resample_ct)
+        for name, mask in predictions(method, case).items():
+            table.setdefault(name, {})[case.name] = score(case, mask)
+        logger.info("%s done", case.name)
+    return table
+
+
+def predictions(method: L2SNet, case: Case) -> Mapping[str, Array]:
+    """The masks of a case that are compared: 2D alone, 3D alone, both fusions, and a fixed SUV."""
+    result = method.segment(case)
+    if result.cue is None:
+        raise ValueError("these rows compare a method with a location cue")
+    probability, cue = result.probability.array, result.cue.array
+    thresholds = method.thresholds()
+    fused = {
+        f"L2SNet, off-cue {off:g}": fuse.adaptive(probability, cue, thresholds["on_cue"], off, thresholds["cue"])
+        for off in (0.5, 0.9)
+    }
+    return {
+        f"SUV > {FIXED_SUV:g}": (case.suv.array > FIXED_SUV).astype(np.uint8),
+        "2D alone": (cue > thresholds["cue"]).astype(np.uint8),
+        "3D alone": (probability > 0.5).astype(np.uint8),
+        **fused,
+        "L2SNet, components": fuse.components(probability, cue),
+    }
+
+
+def score(case: Case, mask: Array) -> Row:
+    """The challenge's three numbers of one mask."""
+    if case.lesions is None:
+        raise InputError(f"case {case.name} has no lesion mask to compare with")
+    truth, voxel_ml = case.lesions.array > 0.5, case.geometry.voxel_ml
+    return {
+        "dice": dice(truth, mask),
+        "fpv_ml": false_positive_ml(truth, mask, voxel_ml),
+        "fnv_ml": false_negative_ml(truth, mask, voxel_ml),
+    }
+
+
+def means(table: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:
+    """Mean over cases, per row."""
+    return {
+        name: {column: float(np.mean([row[column] for row in rows.values()])) for column in COLUMNS}
+        for name, rows in table.items()
+    }

@@ -1,0 +1,73 @@
+"""Phase 1 (paper section 3.2): the 2D U-Net with a Res2Net-50 encoder on coronal PET slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ENCODER = "res2net50_26w_4s"
+
+
+class Res2NetUNet(nn.Module):
+    """A U-Net whose encoder is timm's Res2Net-50; five decoder stages of two 3x3 convolutions, BN and ReLU.
+
+    Parameters
+    ----------
+    in_channels : slices stacked as channels, odd.
+    widths : decoder widths from the deepest stage on.
+    encoder_weights : None, "imagenet" (timm fetches its own), or a local file of timm's weights (.safetensors).
+        With one input channel the ImageNet filters are summed over colour.
+    """
+
+    multiple = 32
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        widths: Sequence[int] = (320, 256, 128, 64, 32),
+        encoder_weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        overlay = {"file": encoder_weights} if encoder_weights and encoder_weights != "imagenet" else None
+        if overlay and not Path(overlay["file"]).is_file():
+            raise FileNotFoundError(
+                f"there is no file of encoder weights {encoder_weights}; expected 'imagenet' or a file"
+            )
+        self.encoder = timm.create_model(
+            ENCODER,
+            features_only=True,
+            in_chans=in_channels,
+            pretrained=encoder_weights is not None,
+            pretrained_cfg_overlay=overlay,
+        )
+        skips = [*self.encoder.feature_info.channels()[-2::-1], 0]
+        befores = (self.encoder.feature_info.channels()[-1], *widths)
+        self.decoder = nn.ModuleList(
+            _block(before + skip, width) for before, skip, width in zip(befores, skips, widths, strict=False)
+        )
+        self.head = nn.Conv2d(widths[-1], 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, slices, z, x) in -1..1 to logits (n, 1, z, x); sizes must be multiples of 32."""
+        if any(n % self.multiple for n in x.shape[2:]):
+            raise ValueError(
+                f"a slice of {tuple(x.shape[2:])} was given; both sizes must be multiples of {self.multiple}"
+            )
+        *skips, x = self.encoder(x)
+        for block in self.decoder:
+            x = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skips.pop()], dim=1) if skips else x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def _block(before: int, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (before, width):
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

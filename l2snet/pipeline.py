@@ -1,0 +1,185 @@
+"""L2SNet from a case to a mask: the whole method in memory, in one direction."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from l2snet import fuse
+from l2snet.backend import Network, choose_device, load
+from l2snet.case import Case
+from l2snet.localize import localize
+from l2snet.preprocess import Body, prepare
+from l2snet.segment import segment
+from l2snet.volume import Array, Volume
+from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
+
+logger = logging.getLogger(__name__)
+
+FUSIONS = ("adaptive", "components")
+# What lies outside the body, or outside the working grid, is not lesion.
+NOT_LESION = 0.0
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a method makes of a case, all on the PET's own grid.
+
+    Attributes
+    ----------
+    name : the case's name.
+    mask : (z, y, x) uint8, 0 or 1.
+    probability : float32, 0..1, of the 3D network.
+    cue : float32, 0..1, the location cue; None for a method without one.
+    seconds : per stage.
+    notes : what a reader of the result should know, for the manifest.
+    """
+
+    name: str
+    mask: Volume
+    probability: Volume
+    cue: Volume | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """A segmentation method: command line, evaluation and report know no more of it than this."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Networks, hashes and options, for the manifest."""
+
+    def segment(self, case: Case) -> Segmentation:
+        """Segment one case."""
+
+
+@dataclass(frozen=True)
+class L2SNet:
+    """The method of the paper: localise on coronal slices, segment in 3D, fuse.
+
+    Parameters
+    ----------
+    localizers, segmenters : trained networks; the probabilities of several (folds) are averaged.
+    fusion : "adaptive" (the paper) or "components" (the authors' released post-processing).
+    off_cue : threshold away from the cue; None takes the one in the weights' config.
+    mirror : average over mirrored inputs (two for slices, eight for windows).
+    """
+
+    localizers: Sequence[Network]
+    segmenters: Sequence[Network]
+    fusion: str = "adaptive"
+    off_cue: float | None = None
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion {self.fusion!r} is not known; expected one of {', '.join(FUSIONS)}")
+        if self.off_cue is not None and not 0 <= self.off_cue <= 1:
+            raise ValueError(f"an off-cue threshold of {self.off_cue} was given; expected 0 to 1")
+        if not self.localizers or not self.segmenters:
+            raise ValueError("at least one localizer and one segmenter are needed")
+        if len({network.config.spacing_mm for network in (*self.localizers, *self.segmenters)}) > 1:
+            raise ValueError("the networks were trained on different working grids and cannot be combined")
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Sequence[Path] = (),
+        device: str = "auto",
+        precision: str = "exact",
+        fusion: str = "adaptive",
+        off_cue: float | None = None,
+        mirror: bool = False,
+    ) -> L2SNet:
+        """Load the networks of one or several weights folders (each holds `localizer` and `segmenter`).
+
+        Raises
+        ------
+        WeightsError, DeviceError : see `l2snet.backend.load`.
+        """
+        device = choose_device(device)
+        roots: Sequence[Path | None] = list(weights) or [None]
+        localizers, segmenters = (
+            [load(find_weights(network, root), device, precision) for root in roots]
+            for network in (LOCALIZER, SEGMENTER)
+        )
+        return cls(localizers, segmenters, fusion, off_cue, mirror)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Networks, hashes and options, for the manifest."""
+        return {
+            "method": "l2snet",
+            "fusion": self.fusion,
+            "thresholds": self.thresholds(),
+            "mirror": self.mirror,
+            "engine": self.segmenters[0].engine,
+            "weights_sha256": {
+                LOCALIZER: [network.sha256 for network in self.localizers],
+                SEGMENTER: [network.sha256 for network in self.segmenters],
+            },
+        }
+
+    def thresholds(self) -> dict[str, float]:
+        """`cue`, `on_cue` and `off_cue`, from the weights' config unless overridden."""
+        values = {**self.localizers[0].config.thresholds, **self.segmenters[0].config.thresholds}
+        return values if self.off_cue is None else {**values, "off_cue": self.off_cue}
+
+    def segment(self, case: Case) -> Segmentation:
+        """Segment one case; the result is on the PET's own grid.
+
+        Raises
+        ------
+        InputError : the PET shows no body.
+        """
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "prepare"):
+            body = prepare(case, self.segmenters[0].config.spacing_mm)
+        with _timed(seconds, "localize"):
+            cue = _mean(self.localizers, lambda network: localize(body, network, self.mirror))
+        with _timed(seconds, "segment"):
+            probability = _mean(self.segmenters, lambda network: segment(body, network, self.mirror))
+        with _timed(seconds, "fuse"):
+            return self._fuse(case, body, cue, probability, seconds)
+
+    def _fuse(self, case: Case, body: Body, cue: Array, probability: Array, seconds: dict[str, float]) -> Segmentation:
+        """Probabilities go back to the PET's own grid before any threshold."""
+        cue_volume, volume = (
+            Volume(array, body.geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
+        )
+        thresholds = self.thresholds()
+        if self.fusion == "adaptive":
+            mask = fuse.adaptive(
+                volume.array, cue_volume.array, thresholds["on_cue"], thresholds["off_cue"], thresholds["cue"]
+            )
+        else:
+            mask = fuse.components(volume.array, cue_volume.array)
+        notes = [] if case.ct is not None else ["no CT was used: the segmenter saw a blank one"]
+        if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
+            notes.append("the PET was resampled to the working grid, and the probabilities back")
+        return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, tuple(notes))
+
+
+def _mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> Array:
+    """Mean probability over folds."""
+    total = predict(networks[0])
+    for network in networks[1:]:
+        total += predict(network)
+    total /= np.float32(len(networks))
+    return total
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 3)
+    logger.info("%s: %.1f s", stage, seconds[stage])

@@ -1,0 +1,146 @@
+"""One case from files to files, as the command line and the container both do it: read, segment, write, manifest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from l2snet import __version__
+from l2snet.case import Case
+from l2snet.errors import OutputError
+from l2snet.pipeline import Method, Segmentation
+from l2snet.sources import challenge
+from l2snet.volume import write_volume
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, PROBABILITY, CUE, PICTURE = "manifest.json", "probability.mha", "cue.mha", "projection.png"
+PACKAGES = ("numpy", "scipy", "SimpleITK", "openvino", "onnxruntime-gpu", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written beside the mask."""
+
+    probability: bool = False
+    cue: bool = False
+    picture: bool = False
+    manifest: bool = True
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be written to, before any work is done.
+
+    Raises
+    ------
+    OutputError : says which folder.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {folder} is not writable ({error.strerror or error}); choose another one"
+        ) from error
+
+
+def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_seconds: float) -> Path:
+    """Segment a case and write its results under `output`; returns the mask's path.
+
+    Raises
+    ------
+    InputError, OutputError : see there.
+    """
+    began = time.perf_counter()
+    result = method.segment(case)
+    if wanted.probability:
+        write_volume(result.probability, output / PROBABILITY, compress=False)
+    if wanted.cue and result.cue is not None:
+        write_volume(result.cue, output / CUE, compress=False)
+    if wanted.picture:
+        from l2snet.report.pictures import projection_picture
+
+        projection_picture(case.suv, result.mask, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
+    path = challenge.write(result.mask, result.name, output)
+    if wanted.manifest:
+        total = reading_seconds + time.perf_counter() - began
+        text = json.dumps(manifest(case, result, method, reading_seconds, total), indent=2) + "\n"
+        try:
+            (output / MANIFEST).write_text(text, "utf-8")
+        except OSError as error:
+            raise OutputError(f"{output / MANIFEST} cannot be written ({error.strerror or error})") from error
+    logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
+    return path
+
+
+def manifest(
+    case: Case, result: Segmentation, method: Method, reading_seconds: float, total_seconds: float
+) -> dict[str, object]:
+    """What was run on what, with what result: versions, device, weights, seconds per stage, peak memory."""
+    return {
+        "case": result.name,
+        "l2snet": __version__,
+        "python": platform.python_version(),
+        "packages": _versions(PACKAGES),
+        **method.settings,
+        "pet_grid": str(case.geometry),
+        "ct": case.ct is not None,
+        "notes": list(result.notes),
+        "lesion_ml": round(mask_ml(result), 3),
+        "seconds": {
+            "start": round(_process_age_seconds() - total_seconds, 3),
+            "read": round(reading_seconds, 3),
+            **result.seconds,
+            "total": round(_process_age_seconds(), 3),
+        },
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def mask_ml(result: Segmentation) -> float:
+    """Volume of the mask in ml."""
+    return int(result.mask.array.sum()) * result.mask.geometry.voxel_ml
+
+
+def peak_memory_mib() -> int | None:
+    """Largest resident memory of this process so far; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+
+
+_STARTED = time.perf_counter()
+
+
+def _process_age_seconds() -> float:
+    """Seconds since the process began (Linux), or since this module was imported."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.perf_counter() - _STARTED
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

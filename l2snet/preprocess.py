@@ -1,0 +1,138 @@
+"""What training and inference do alike before a network sees a case: the working grid, the body, intensity windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from l2snet.case import AIR_HU, Case
+from l2snet.errors import InputError
+from l2snet.volume import Array, Geometry
+
+# The grid of FDG-PET-CT-Lesions (paper, section 3.1), (z, y, x).
+WORKING_SPACING_MM = (3.0, 2.036, 2.036)
+# A PET this close to the working spacing is taken as on it: over a window of 160 voxels less than one voxel of drift.
+SAME_SPACING = 0.005
+# The body is found on blocks of 4 voxels (12 x 8 x 8 mm), whose mean hides the noise of air.
+BLOCK = 4
+BODY_BLOCK_SUV = 0.1
+# Smaller pieces (a syringe, a marker, noise) are not body; a hand is about 300 ml.
+MIN_BODY_PIECE_ML = 50.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A linear intensity window: `low`..`high` is clipped and mapped onto `to_low`..`to_high`."""
+
+    low: float
+    high: float
+    to_low: float = 0.0
+    to_high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"a window from {self.low} to {self.high} is empty")
+
+    def __call__(self, array: Array) -> Array:
+        """A new float32 array of the same shape, in `to_low`..`to_high`."""
+        out: Array = np.clip(array, self.low, self.high, dtype=np.float32)
+        out -= self.low
+        out *= (self.to_high - self.to_low) / (self.high - self.low)
+        out += self.to_low
+        return out
+
+
+@dataclass(frozen=True)
+class Body:
+    """A case on the working grid, in canonical axes (Superior, Posterior, Left), cut to the box that holds the body.
+
+    Attributes
+    ----------
+    suv : (z, y, x) float32 SUV.
+    ct : (z, y, x) float32 HU, or None.
+    mask : (z, y, x) bool, the body with a margin of one to two blocks; predictions are made there only.
+    geometry : the box's grid.
+    """
+
+    suv: Array
+    ct: Array | None
+    mask: Array
+    geometry: Geometry
+
+
+def working_geometry(geometry: Geometry, spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM) -> Geometry:
+    """The grid on which the networks work on a PET of this grid.
+
+    A PET that lies along the world axes with the working spacing keeps its voxels (only the axes' order and sense may
+    change); any other, oblique ones too, gets an LPS-aligned grid that covers it.
+    """
+    canonical = geometry.canonical()
+    relative = np.abs(np.array(canonical.spacing_mm) / np.array(spacing_mm) - 1)
+    if canonical.is_axis_aligned and relative.max() < SAME_SPACING:
+        return canonical
+    return geometry.axis_aligned_cover(spacing_mm)
+
+
+def prepare(case: Case, spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM, whole_grid: bool = False) -> Body:
+    """Bring a case onto the working grid and cut it to the body.
+
+    Parameters
+    ----------
+    whole_grid : keep the full grid and call all of it body (to measure what the body box leaves out).
+
+    Raises
+    ------
+    InputError : the PET shows no body.
+    """
+    grid = working_geometry(case.geometry, spacing_mm)
+    suv = case.suv.to_grid(grid, outside=0.0).array
+    mask = np.ones(suv.shape, dtype=bool) if whole_grid else body_mask(suv, grid.voxel_ml)
+    if not mask.any():
+        raise InputError(f"no body was found in the PET: nowhere is the uptake above SUV {BODY_BLOCK_SUV:g}")
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    start = tuple(s.start for s in box)
+    size = tuple(s.stop - s.start for s in box)
+    ct = None if case.ct is None else np.ascontiguousarray(case.ct.to_grid(grid, outside=AIR_HU).array[box], np.float32)
+    return Body(
+        suv=np.ascontiguousarray(suv[box], np.float32),
+        ct=ct,
+        mask=mask[box],
+        geometry=grid.crop(start, size),
+    )
+
+
+def body_mask(suv: Array, voxel_ml: float) -> Array:
+    """Where the body is: (z, y, x) bool, generous by one to two blocks of `BLOCK` voxels.
+
+    Taken from the PET alone, so that a CT table, blankets or a missing CT change nothing.
+    """
+    pad = [(0, -n % BLOCK) for n in suv.shape]
+    blocks = np.pad(suv, pad, mode="edge")
+    for axis in range(3):
+        shape = (*blocks.shape[:axis], blocks.shape[axis] // BLOCK, BLOCK, *blocks.shape[axis + 1 :])
+        blocks = blocks.reshape(shape).mean(axis=axis + 1)
+    warm = blocks > BODY_BLOCK_SUV
+    labels, _ = ndimage.label(warm, np.ones((3, 3, 3)))
+    pieces_ml = np.bincount(labels.ravel()) * voxel_ml * BLOCK**3
+    keep = pieces_ml >= min(MIN_BODY_PIECE_ML, pieces_ml[1:].max(initial=0.0))
+    keep[0] = False
+    body = ndimage.binary_dilation(ndimage.binary_fill_holes(keep[labels]), np.ones((3, 3, 3)))
+    full: Array = body.repeat(BLOCK, 0).repeat(BLOCK, 1).repeat(BLOCK, 2)
+    whole: Array = full[: suv.shape[0], : suv.shape[1], : suv.shape[2]]
+    return whole
+
+
+def pad_to(array: Array, size: tuple[int, ...], value: float) -> tuple[Array, tuple[slice, ...]]:
+    """Pad the last axes with `value`, evenly on both sides, to at least `size`; also the slices that undo it."""
+    lead = array.ndim - len(size)
+    widths = [(0, 0)] * lead
+    undo = [slice(None)] * lead
+    for n, wanted in zip(array.shape[lead:], size, strict=True):
+        before = max(0, wanted - n) // 2
+        widths.append((before, max(0, wanted - n) - before))
+        undo.append(slice(before, before + n))
+    if not any(a or b for a, b in widths):
+        return array, tuple(undo)
+    return np.pad(array, widths, constant_values=value), tuple(undo)

@@ -1,0 +1,49 @@
+"""Phase 2 (paper section 3.3): windows of PET and CT to a lesion probability."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from l2snet.backend import Network
+from l2snet.preprocess import Body, pad_to
+from l2snet.sliding_window import STEP, slide
+from l2snet.volume import Array
+
+# Every combination of the three spatial axes of (n, c, z, y, x), as nnU-Net mirrors.
+MIRRORED_AXES = [axes for count in range(1, 4) for axes in combinations((2, 3, 4), count)]
+
+
+def segment(body: Body, network: Network, mirror: bool = False, step: float = STEP, batch: int = 1) -> Array:
+    """The probability that a voxel is lesion, from a sliding window over the body box.
+
+    Parameters
+    ----------
+    mirror : average over the eight mirrored versions of every window.
+
+    Returns
+    -------
+    (z, y, x) float32 in 0..1, zero outside the body. A body smaller than the window is padded with air; a missing CT
+    is given as zeros, as in training.
+    """
+    config = network.config
+    if config.window is None or config.ct is None:
+        raise ValueError(f"the {config.network}'s config has no window or no CT; these are not a segmenter's weights")
+    image = np.zeros((2, *body.suv.shape), np.float32)
+    image[0] = config.pet(body.suv)
+    if body.ct is not None:
+        image[1] = config.ct(body.ct)
+    # Air is 0 in both windows: SUV 0, and less than -100 HU.
+    padded, undo = pad_to(image, config.window, 0.0)
+    mask, _ = pad_to(body.mask, config.window, False)
+
+    def predict(windows: Array) -> Array:
+        out = network(windows)
+        if mirror:
+            for axes in MIRRORED_AXES:
+                out = out + np.flip(network(np.flip(windows, axes)), axes)
+            out = out / (1 + len(MIRRORED_AXES))
+        return out[:, 0]
+
+    return slide(padded, config.window, predict, mask, step, batch)[undo[1:]]

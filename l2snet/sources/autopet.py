@@ -1,0 +1,45 @@
+"""Study folders in NIfTI, as the autoPET data set has them on disk: SUV, CTres (or CT) and SEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from l2snet.case import AIR_HU, Case
+from l2snet.errors import InputError
+from l2snet.volume import read_volume
+
+SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
+
+
+def find_studies(root: Path) -> list[Path]:
+    """Folders at any depth under `root` that hold a SUV.nii.gz, in order of name.
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    studies = sorted(path.parent for path in root.rglob(SUV))
+    if not studies:
+        raise InputError(
+            f"no study was found under {root}: expected folders that hold {SUV}, {CT_RESAMPLED} and {LESIONS}"
+        )
+    return studies
+
+
+def read_study(folder: Path, resample_ct: bool = False) -> Case:
+    """Read one study with its lesions; its name is the folder's.
+
+    Parameters
+    ----------
+    resample_ct : where there is no CTres.nii.gz, bring CT.nii.gz onto the PET's grid (linear, air outside).
+
+    Raises
+    ------
+    InputError : a file is missing or cannot be used.
+    """
+    suv = read_volume(folder / SUV, "PET")
+    if (folder / CT_RESAMPLED).is_file() or not resample_ct:
+        ct = read_volume(folder / CT_RESAMPLED, "CT")
+    else:
+        ct = read_volume(folder / CT, "CT").to_grid(suv.geometry, outside=AIR_HU)
+    return Case(folder.name, suv, ct, read_volume(folder / LESIONS, "lesion mask"))

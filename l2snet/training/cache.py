@@ -1,0 +1,108 @@
+"""Cases as the networks see them, on disk as plain arrays, so that training reads crops and never whole volumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2snet.case import Case
+from l2snet.errors import InputError
+from l2snet.preprocess import Body, prepare
+from l2snet.volume import Array, Geometry
+
+logger = logging.getLogger(__name__)
+DONE = "case.json"
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A folder of memory-mapped (z, y, x) arrays on the working grid, cut to the body box."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        return self.folder.name
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the case was written to its end."""
+        return (self.folder / DONE).is_file()
+
+    @cached_property
+    def suv(self) -> Array:
+        """SUV, float16."""
+        return _mapped(self.folder / "suv.npy")
+
+    @cached_property
+    def ct(self) -> Array | None:
+        """HU, int16; None where the case has no CT."""
+        path = self.folder / "ct.npy"
+        return _mapped(path) if path.is_file() else None
+
+    @cached_property
+    def lesions(self) -> Array:
+        """Lesion mask, uint8."""
+        return _mapped(self.folder / "lesions.npy")
+
+    @cached_property
+    def cue(self) -> Array | None:
+        """The localizer's probability, float16; None before `l2snet train segmenter` has computed it."""
+        path = self.folder / "cue.npy"
+        return _mapped(path) if path.is_file() else None
+
+    @cached_property
+    def lesion_voxels(self) -> Array:
+        """(n, 3) int16 indices of lesion voxels."""
+        return np.argwhere(self.lesions).astype(np.int16)
+
+    def body(self) -> Body:
+        """The arrays as inference takes them; every voxel of the box is body."""
+        ct = None if self.ct is None else self.ct.astype(np.float32)
+        stored: dict[str, Any] = json.loads((self.folder / DONE).read_text("utf-8"))
+        geometry = Geometry(**{name: _tuples(value) for name, value in stored.items()})
+        return Body(self.suv.astype(np.float32), ct, np.ones(self.suv.shape, bool), geometry)
+
+
+def write_case(case: Case, root: Path) -> CachedCase:
+    """Write one case aside and rename it, so that a folder of its name is always whole.
+
+    Raises
+    ------
+    InputError : the case has no lesion mask.
+    """
+    folder = root / case.name
+    if case.lesions is None:
+        raise InputError(f"case {case.name} has no lesion mask; training needs one")
+    body = prepare(case)
+    lesions = case.lesions.with_array(case.lesions.array.astype(np.float32)).to_grid(body.geometry, outside=0.0)
+    aside = root / f".{case.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    np.save(aside / "suv.npy", body.suv.astype(np.float16))
+    if body.ct is not None:
+        np.save(aside / "ct.npy", np.clip(np.rint(body.ct), -1024, 3071).astype(np.int16))
+    np.save(aside / "lesions.npy", (lesions.array >= 0.5).astype(np.uint8))
+    geometry = {name: getattr(body.geometry, name) for name in ("size", "spacing_mm", "origin_mm", "direction")}
+    (aside / DONE).write_text(json.dumps(geometry), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    logger.info("cached %s: %s", case.name, body.geometry)
+    return CachedCase(folder)
+
+
+def _mapped(path: Path) -> Array:
+    array: Array = np.load(path, mmap_mode="r")
+    return array
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

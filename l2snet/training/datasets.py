@@ -1,0 +1,127 @@
+"""Training samples, drawn by number: sample `i` of a seed is always the same, so that runs resume exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from l2snet.training.augment import slice_transforms, window_transforms
+from l2snet.training.cache import CachedCase
+from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
+from l2snet.volume import Array
+
+# A crop this much larger is read, so that rotation and scaling bring in tissue and not air at the corners.
+MARGIN = 1.25
+
+Sample = dict[str, Tensor]
+
+
+class SliceDataset(Dataset[Sample]):
+    """Coronal PET slices for phase 1: `image` (slices, z, x) in the recipe's window, `truth` (1, z, x)."""
+
+    def __init__(self, cases: Sequence[CachedCase], recipe: LocalizerRecipe) -> None:
+        self.cases, self.recipe = list(cases), recipe
+        self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees)
+        with_lesion = [case.lesions.any(axis=(0, 2)) for case in self.cases]
+        pairs = list(zip(self.cases, with_lesion, strict=True))
+        self.full = [(case, np.flatnonzero(has)) for case, has in pairs if has.any()]
+        self.empty = [(case, np.flatnonzero(~has)) for case, has in pairs if not has.all()]
+
+    def __len__(self) -> int:
+        return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = _seeded(self.recipe.seed, index)
+        pool = self.full if rng.random() < self.recipe.lesion_share else self.empty
+        case, slices = (pool or self.full or self.empty)[rng.integers(len(pool or self.full or self.empty))]
+        y = int(rng.choice(slices))
+        half = self.recipe.slices // 2
+        ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
+        planes = np.concatenate([case.suv[:, ys], case.lesions[:, y : y + 1]], axis=1).astype(np.float32)
+        planes = planes.transpose(1, 0, 2)
+        crop = _read_size(self.recipe.crop)
+        start = [_random_start(n, size, rng) for n, size in zip(planes.shape[1:], crop, strict=True)]
+        planes = _crop(planes, start, crop)
+        data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
+        data = self.transforms(**data)
+        image = self.recipe.pet(data["image"].numpy())
+        return {"image": torch.from_numpy(image), "truth": data["segmentation"].float()}
+
+
+class WindowDataset(Dataset[Sample]):
+    """PET/CT windows for phase 2: `image` (2, z, y, x) about 0..1, `truth` (1, z, y, x), `weight` 1 + P_loc."""
+
+    def __init__(self, cases: Sequence[CachedCase], recipe: SegmenterRecipe) -> None:
+        if recipe.cue_weight and any(case.cue is None for case in cases):
+            raise ValueError("a cue weight needs every case's cue; compute them with a localizer first")
+        self.cases, self.recipe = list(cases), recipe
+        self.with_lesion = [case for case in self.cases if len(case.lesion_voxels)]
+        self.transforms = window_transforms(recipe.crop)
+
+    def __len__(self) -> int:
+        return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
+
+    def __getitem__(self, index: int) -> Sample:
+        recipe, rng = self.recipe, _seeded(self.recipe.seed, index)
+        on_lesion = bool(self.with_lesion) and rng.random() < recipe.lesion_share
+        pool = self.with_lesion if on_lesion else self.cases
+        case = pool[rng.integers(len(pool))]
+        size = _read_size(recipe.crop)
+        if on_lesion:
+            voxel = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
+            start = [int(v) - n // 2 for v, n in zip(voxel, size, strict=True)]
+        else:
+            start = [_random_start(n, s, rng) for n, s in zip(case.suv.shape, size, strict=True)]
+        pet = recipe.pet(_crop(case.suv, start, size))
+        ct_array = None if rng.random() < recipe.ct_dropout else case.ct
+        # Blank, zero in the window, is also what inference gives the network when there is no CT.
+        ct = np.zeros_like(pet) if ct_array is None else recipe.ct(_crop(ct_array, start, size, outside=recipe.ct.low))
+        data = {
+            "image": torch.from_numpy(np.stack([pet, ct])),
+            "segmentation": torch.from_numpy(_crop(case.lesions, start, size)[None].astype(np.float32)),
+        }
+        if recipe.cue_weight and case.cue is not None:
+            data["regression_target"] = torch.from_numpy(_crop(case.cue, start, size)[None].astype(np.float32))
+        data = self.transforms(**data)
+        image = data["image"]
+        if ct_array is None:
+            image[1] = 0
+        weight = torch.ones_like(data["segmentation"], dtype=torch.float32)
+        if "regression_target" in data:
+            weight += recipe.cue_weight * data["regression_target"]
+        return {"image": image, "truth": data["segmentation"].float(), "weight": weight}
+
+
+def _seeded(seed: int, index: int) -> np.random.Generator:
+    """A generator for one sample; batchgeneratorsv2 draws from the global ones, so they are set too."""
+    np.random.seed(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    torch.manual_seed(hash((seed, index)))
+    return np.random.default_rng([seed, index])
+
+
+def _read_size(crop: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(np.ceil(n * MARGIN)) for n in crop)
+
+
+def _random_start(n: int, size: int, rng: np.random.Generator) -> int:
+    """Uniform over the places where the crop lies inside, or where it holds everything."""
+    return int(rng.integers(min(0, n - size), max(0, n - size) + 1))
+
+
+def _crop(array: Array, start: Sequence[int], size: Sequence[int], outside: float = 0.0) -> Array:
+    """The box of `size` voxels at `start` of the last axes, `outside` where it leaves the array; a float32 copy."""
+    lead = array.ndim - len(size)
+    out = np.full(array.shape[:lead] + tuple(size), outside, dtype=np.float32)
+    source, target = [slice(None)] * lead, [slice(None)] * lead
+    for n, at, wanted in zip(array.shape[lead:], start, size, strict=True):
+        low, high = max(0, at), min(n, at + wanted)
+        if low >= high:
+            return out
+        source.append(slice(low, high))
+        target.append(slice(low - at, high - at))
+    out[tuple(target)] = array[tuple(source)]
+    return out

@@ -1,0 +1,196 @@
+"""The training loop of both phases: SGD, polynomial schedule, checkpoints that resume exactly, one CSV log.
+
+A run folder holds `recipe.json`, `cases.json` (what it trains on), `log.csv` (a line per epoch) and
+`checkpoint.safetensors` (network, optimiser and epoch; no pickle). The last checkpoint is the final one.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from l2snet.errors import InputError
+from l2snet.training.losses import bce_dice
+from l2snet.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+RECIPE, CASES, LOG, CHECKPOINT = "recipe.json", "cases.json", "log.csv", "checkpoint.safetensors"
+
+
+def fit(
+    network: nn.Module,
+    dataset: Dataset[dict[str, Tensor]],
+    recipe: Recipe,
+    run: Path,
+    cases: Sequence[str],
+    device: str = "auto",
+    workers: int = 0,
+    stop_after: int | None = None,
+) -> Path:
+    """Train `network` in place and return the checkpoint; the same call continues a run that was stopped.
+
+    Parameters
+    ----------
+    dataset : `dataset[i]` is sample i of the run, with `image`, `truth` and, in phase 2, `weight`.
+    run : the run folder.
+    cases : names of the cases trained on, written to the run.
+    device : "auto", "cpu" or "cuda".
+    stop_after : stop once this many epochs are done (counted from the run's start); None for all.
+
+    Raises
+    ------
+    InputError : the run folder holds another recipe or other cases.
+    """
+    fabric = start_fabric(device)
+    start_run(run, recipe, cases)
+    network = network.to(memory_format=_memory_format(network))
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    first = load_checkpoint(run / CHECKPOINT, network, optimizer) if (run / CHECKPOINT).is_file() else 0
+    model, optimizer = fabric.setup(network, optimizer)
+    last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
+    batches = _Batches(recipe, first, last, fabric.global_rank, fabric.world_size)
+    loader = fabric.setup_dataloaders(
+        DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
+    )
+    model.train()
+    samples: Iterator[dict[str, Tensor]] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty() or not fabric.is_global_zero) as bar:
+        task = bar.add_task("train", total=(last - first) * recipe.steps_per_epoch, epoch=first)
+        for epoch in range(first, last):
+            began = time.perf_counter()
+            rate = recipe.learning_rate_at(epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            total = torch.zeros((), device=fabric.device)
+            for _ in range(recipe.steps_per_epoch):
+                sample = next(samples)
+                optimizer.zero_grad()
+                loss = bce_dice(model(sample["image"]), sample["truth"], sample.get("weight"))
+                fabric.backward(loss)
+                optimizer.step()
+                total += loss.detach()
+                bar.update(task, advance=1, epoch=epoch + 1)
+            mean = torch.as_tensor(fabric.all_reduce(total / recipe.steps_per_epoch)).item()
+            if fabric.is_global_zero:
+                _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began)
+                logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
+                if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last:
+                    save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1)
+            fabric.barrier()
+    return run / CHECKPOINT
+
+
+def start_fabric(device: str) -> Fabric:
+    """Lightning Fabric on the device: bf16 on a CPU and on a GPU that has it, else fp16 with loss scaling."""
+    _keep_freed_memory()
+    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}[device]
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    half = on_gpu and not torch.cuda.is_bf16_supported()
+    fabric = Fabric(
+        accelerator=accelerator, devices="auto" if on_gpu else 1, precision="16-mixed" if half else "bf16-mixed"
+    )
+    fabric.launch()
+    return fabric
+
+
+def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
+    """Write a new run's recipe and cases, or check that they are those of the run that is there."""
+    wanted = {RECIPE: recipe.to_json(), CASES: json.dumps(sorted(cases), indent=1) + "\n"}
+    run.mkdir(parents=True, exist_ok=True)
+    for name, text in wanted.items():
+        path = run / name
+        if not path.is_file():
+            path.write_text(text, "utf-8")
+        elif path.read_text("utf-8") != text:
+            raise InputError(f"{path} is of another run: give the same options to continue it, or another run folder")
+
+
+def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Write network and optimiser aside, then rename, so that a kill leaves the previous checkpoint whole."""
+    tensors = {f"network/{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+    aside = path.with_suffix(".part")
+    save_file(tensors, str(aside), metadata={"epoch": str(epoch)})
+    aside.replace(path)
+
+
+def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Load what `save_checkpoint` wrote, in place, and return the number of epochs done."""
+    weights: dict[str, Tensor] = {}
+    states: dict[int, dict[str, Tensor]] = {}
+    with safe_open(str(path), framework="pt") as file:
+        epoch = int(file.metadata()["epoch"])
+        for key in file.keys():  # noqa: SIM118  # not a mapping
+            kind, _, rest = key.partition("/")
+            if kind == "network":
+                weights[rest] = file.get_tensor(key)
+            else:
+                index, _, name = rest.partition("/")
+                states.setdefault(int(index), {})[name] = file.get_tensor(key)
+    network.load_state_dict(weights)
+    if optimizer is not None:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return epoch
+
+
+class _Batches(Sampler[list[int]]):
+    """Sample numbers of each step from `first` epochs on; every process takes its share of the same global batch."""
+
+    def __init__(self, recipe: Recipe, first: int, last: int, rank: int, processes: int) -> None:
+        self.steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
+        self.batch, self.rank, self.processes = recipe.batch, rank, processes
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield list(range(step * self.batch + self.rank, (step + 1) * self.batch, self.processes))
+
+
+def _memory_format(network: nn.Module) -> torch.memory_format:
+    has_3d = any(isinstance(module, nn.Conv3d) for module in network.modules())
+    return torch.channels_last_3d if has_3d else torch.channels_last
+
+
+def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float) -> None:
+    """Append one epoch, dropping lines of epochs that a stopped run had logged but not kept."""
+    rows = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if row[0] != "epoch" and int(row[0]) < epoch]
+    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}"])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds"], *rows])
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory: mapping each large tensor anew halves the speed of training on a CPU."""
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-4, 0)  # M_MMAP_MAX: never map a single allocation
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give memory back

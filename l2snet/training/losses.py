@@ -1,0 +1,30 @@
+"""The paper's losses: (weighted) binary cross-entropy plus (weighted) Dice (sections 3.2 and 3.3, equations 1 to 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Added above and below the Dice fraction: a batch without lesion has Dice 1 when nothing is predicted.
+DICE_SMOOTHING = 1.0
+
+
+def bce_dice(logits: Tensor, truth: Tensor, weight: Tensor | None = None, dice_weight: float = 1.0) -> Tensor:
+    """BCE^w + dice_weight x Dice^w, a scalar.
+
+    Parameters
+    ----------
+    logits, truth : (n, 1, ...); truth is 0 or 1.
+    weight : (n, 1, ...) voxel weights, 1 + P_loc in phase 2; None for 1 everywhere (phase 1).
+        BCE^w = sum(w bce) / sum(w); Dice^w = 1 - (2 sum(w p g) + e) / (sum(w p) + sum(w g) + e), over the whole batch,
+        so that it is defined on slices without lesion (four in five are).
+    """
+    logits, truth = logits.float(), truth.float()
+    weight = torch.ones_like(truth) if weight is None else weight.float()
+    bce = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability = torch.sigmoid(logits)
+    overlap = (weight * probability * truth).sum()
+    total = (weight * probability).sum() + (weight * truth).sum()
+    dice = (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
+    return (weight * bce).sum() / weight.sum() + dice_weight * (1 - dice)

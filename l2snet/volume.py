@@ -1,0 +1,302 @@
+"""Voxels and their grid: the two types that carry geometry through the whole program.
+
+Arrays, sizes, spacings and direction columns are in array order (z, y, x); the world is LPS in mm.
+A voxel index ``i`` (array order) lies at ``origin_mm + direction @ (i * spacing_mm)``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from l2snet.errors import InputError, OutputError
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+# Scanner files round their spacing to about six digits: over 1000 voxels that moves the far corner by 0.01 voxel.
+SAME_GRID_VOXELS = 0.1
+# A direction cosine rounded to three digits; above it an axis is oblique (0.06 degrees).
+AXIS_ALIGNED_COSINE = 1e-3
+# World axes of the canonical order: array axes run to the Superior, Posterior and Left.
+CANONICAL_WORLD_AXES = (2, 1, 0)
+READABLE_SUFFIXES = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A grid without voxels.
+
+    Attributes
+    ----------
+    size : (z, y, x) voxels.
+    spacing_mm : (z, y, x), all positive.
+    origin_mm : world (L, P, S) of the first voxel's centre.
+    direction : 3 x 3 tuple of rows (L, P, S); column k is the world direction of array axis k. Orthonormal.
+    """
+
+    size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[tuple[float, ...], ...] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise InputError(f"an image of {self} has no voxels; expected at least one along every axis")
+        if not all(np.isfinite(s) and s > 0 for s in self.spacing_mm):
+            raise InputError(f"a voxel spacing of {self.spacing_mm} mm was found; expected positive numbers")
+        matrix = np.asarray(self.direction)
+        if matrix.shape != (3, 3) or not np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-3):
+            raise InputError(f"the direction cosines {self.direction} are not orthonormal; convert the image again")
+
+    def __str__(self) -> str:
+        """Sizes in the (x, y, z) order that viewers show."""
+        size = " x ".join(str(n) for n in self.size[::-1])
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm[::-1])
+        origin = ", ".join(f"{o:.1f}" for o in self.origin_mm)
+        rows = "; ".join(" ".join(f"{c:.3g}" for c in row[::-1]) for row in self.direction)
+        return f"{size} voxels of {spacing} mm at ({origin}), axes [{rows}]"
+
+    @cached_property
+    def affine(self) -> Array:
+        """(4, 4) float64: homogeneous array index to world LPS in mm."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.asarray(self.direction) * np.asarray(self.spacing_mm)
+        affine[:3, 3] = self.origin_mm
+        return affine
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    @property
+    def is_axis_aligned(self) -> bool:
+        """Whether every array axis lies along a world axis."""
+        cosines = np.abs(np.asarray(self.direction))
+        return bool(np.all((cosines < AXIS_ALIGNED_COSINE) | (cosines > 1 - AXIS_ALIGNED_COSINE)))
+
+    def world(self, index: Array) -> Array:
+        """World LPS in mm, (..., 3), of array indices (..., 3)."""
+        return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def corners_mm(self) -> Array:
+        """(8, 3) world positions of the outer corners of the corner voxels."""
+        ends = [(-0.5, n - 0.5) for n in self.size]
+        return self.world(np.array([(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]]))
+
+    def matches(self, other: Geometry) -> bool:
+        """Whether both grids put every voxel in the same place, to a tenth of a voxel."""
+        if self.size != other.size:
+            return False
+        apart = np.abs(self.corners_mm() - other.corners_mm()).max()
+        return bool(apart <= SAME_GRID_VOXELS * min(self.spacing_mm))
+
+    def canonical_axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+        """The array axes that lie nearest to Superior, Posterior and Left, and which of them must be flipped.
+
+        Found from the direction cosines, never from the array's order: the second axis returned is the coronal one.
+        """
+        matrix = np.asarray(self.direction)
+        best = max(
+            permutations(range(3)),
+            key=lambda axes: sum(abs(matrix[w, a]) for w, a in zip(CANONICAL_WORLD_AXES, axes, strict=True)),
+        )
+        flips = [bool(matrix[w, a] < 0) for w, a in zip(CANONICAL_WORLD_AXES, best, strict=True)]
+        return (best[0], best[1], best[2]), (flips[0], flips[1], flips[2])
+
+    def canonical(self) -> Geometry:
+        """The same voxels with array axes towards Superior, Posterior and Left."""
+        axes, flips = self.canonical_axes()
+        matrix = np.asarray(self.direction)
+        first = np.zeros(3)
+        signs = np.ones(3)
+        for axis, flip in zip(axes, flips, strict=True):
+            if flip:
+                first[axis] = self.size[axis] - 1
+                signs[axis] = -1
+        return Geometry(
+            size=_triple(self.size[a] for a in axes),
+            spacing_mm=_triple(self.spacing_mm[a] for a in axes),
+            origin_mm=_triple(float(v) for v in self.world(first)),
+            direction=tuple(tuple(float(matrix[w, a] * signs[a]) for a in axes) for w in range(3)),
+        )
+
+    def crop(self, start: tuple[int, int, int], size: tuple[int, int, int]) -> Geometry:
+        """The grid of the box of `size` voxels that begins at index `start` (which may be negative)."""
+        return replace(self, size=size, origin_mm=_triple(float(v) for v in self.world(np.array(start))))
+
+    def axis_aligned_cover(self, spacing_mm: tuple[float, float, float]) -> Geometry:
+        """A canonical LPS-aligned grid of the given (z, y, x) spacing that covers this one, oblique or not."""
+        corners = self.corners_mm()[:, list(CANONICAL_WORLD_AXES)]
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        spacing = np.asarray(spacing_mm)
+        # A thousandth of a voxel is forgiven, so that rounding does not add a slice.
+        size = np.maximum(1, np.ceil((high - low) / spacing - 1e-3).astype(int))
+        centre = (low + high) / 2
+        first = centre - (size - 1) / 2 * spacing
+        return Geometry(
+            size=_triple(int(n) for n in size),
+            spacing_mm=spacing_mm,
+            origin_mm=_triple(float(v) for v in first[::-1]),
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (z, y, x) and their grid."""
+
+    array: Array
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.size:
+            raise ValueError(f"an array of shape {self.array.shape} does not fit a grid of {self.geometry.size}")
+
+    def with_array(self, array: Array) -> Volume:
+        """Other voxels on the same grid."""
+        return Volume(array, self.geometry)
+
+    def canonical(self) -> Volume:
+        """A view with array axes towards Superior, Posterior and Left; no voxel value changes."""
+        axes, flips = self.geometry.canonical_axes()
+        array = self.array.transpose(axes)
+        array = array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+        return Volume(array, self.geometry.canonical())
+
+    def to_grid(self, target: Geometry, outside: float, nearest: bool = False) -> Volume:
+        """These voxels on another grid.
+
+        Where both grids hold the same voxels in another axis order, values are moved and not interpolated.
+
+        Parameters
+        ----------
+        outside : value where the target reaches beyond this volume.
+        nearest : nearest neighbour (label maps) instead of trilinear interpolation.
+        """
+        mine = self.canonical()
+        if mine.geometry.matches(target.canonical()):
+            axes, flips = target.canonical_axes()
+            array = mine.array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+            return Volume(np.ascontiguousarray(array.transpose(np.argsort(axes))), target)
+        filter_ = sitk.ResampleImageFilter()
+        filter_.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear)
+        filter_.SetDefaultPixelValue(outside)
+        filter_.SetSize(target.size[::-1])
+        filter_.SetOutputSpacing(target.spacing_mm[::-1])
+        filter_.SetOutputOrigin(target.origin_mm)
+        filter_.SetOutputDirection(_itk_direction(target))
+        return Volume(sitk.GetArrayFromImage(filter_.Execute(self.to_sitk())), target)
+
+    def to_sitk(self) -> sitk.Image:
+        """A SimpleITK image (a copy)."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(self.array))
+        image.SetSpacing(self.geometry.spacing_mm[::-1])
+        image.SetOrigin(self.geometry.origin_mm)
+        image.SetDirection(_itk_direction(self.geometry))
+        return image
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> Volume:
+        """A volume from a 3D scalar SimpleITK image (a copy)."""
+        direction = np.asarray(image.GetDirection()).reshape(3, 3)[:, ::-1]
+        geometry = Geometry(
+            size=_triple(image.GetSize()[::-1]),
+            spacing_mm=_triple(image.GetSpacing()[::-1]),
+            origin_mm=_triple(image.GetOrigin()),
+            direction=tuple(tuple(float(c) for c in row) for row in direction),
+        )
+        return cls(sitk.GetArrayFromImage(image), geometry)
+
+
+def read_volume(path: Path, what: str) -> Volume:
+    """Read a 3D scalar image as float32 (.mha, .nii.gz, .nrrd, or what else SimpleITK reads).
+
+    Parameters
+    ----------
+    what : how errors call the image, such as "PET".
+
+    Raises
+    ------
+    InputError : the file is missing, unreadable, cut off, not 3D, not scalar, or holds NaN or infinity.
+    """
+    if not path.is_file():
+        raise InputError(f"{what}: there is no file {path}")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+        if dimension != 3 or components != 1:
+            raise InputError(
+                f"{what}: {path.name} is a {dimension}D image with {components} value(s) a voxel; "
+                "expected a 3D image with one"
+            )
+        _check_complete(path, reader, what)
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+        image = reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{what}: {path.name} cannot be read, is it cut off or damaged? ({reason})") from error
+    volume = Volume.from_sitk(image)
+    if not np.isfinite(volume.array).all():
+        bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
+        raise InputError(f"{what}: {path.name} holds {bad} voxels that are NaN or infinite; expected finite numbers")
+    return volume
+
+
+def write_volume(volume: Volume, path: Path, compress: bool) -> None:
+    """Write a volume, aside first and then renamed, so that a file of that name is always whole.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    suffix = next((s for s in READABLE_SUFFIXES if path.name.endswith(s)), None)
+    if suffix is None:
+        raise OutputError(f"{path.name} has no known ending; expected one of {', '.join(READABLE_SUFFIXES)}")
+    aside = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(volume.to_sitk(), str(aside), useCompression=compress)
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise OutputError(f"{path} cannot be written ({reason}); choose a folder with rights and space") from error
+
+
+def _check_complete(path: Path, reader: sitk.ImageFileReader, what: str) -> None:
+    """Refuse an uncompressed MetaImage that is shorter than its header says: ITK may only warn."""
+    if path.suffix != ".mha" or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        header = file.read(1 << 16).partition(b"ElementDataFile")[0].decode("latin-1").lower()
+    if "compresseddata = true" in header.replace("  ", " "):
+        return
+    itemsize = sitk.GetArrayFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
+    expected = int(np.prod(reader.GetSize(), dtype=np.int64)) * itemsize
+    if path.stat().st_size < expected:
+        raise InputError(
+            f"{what}: {path.name} holds {path.stat().st_size} bytes; its header promises at least {expected}: "
+            "it was cut off, copy it again"
+        )
+
+
+def _itk_direction(geometry: Geometry) -> list[float]:
+    return [float(c) for c in np.asarray(geometry.direction)[:, ::-1].ravel()]
+
+
+def _triple(values: Any) -> Any:
+    a, b, c = values
+    return (a, b, c)

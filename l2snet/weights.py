@@ -1,0 +1,164 @@
+"""Weights folders: self-describing, checked by hash, looked up in one fixed order.
+
+A folder holds `config.json` (what the network expects), `network.onnx` (graph and float16 weights), optional
+`metrics.json`, and `SHA256SUMS` over the first two, in the format of `sha256sum`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from l2snet.errors import WeightsError
+from l2snet.preprocess import WORKING_SPACING_MM, Window
+
+CONFIG, NETWORK, SUMS = "config.json", "network.onnx", "SHA256SUMS"
+CHECKED = (CONFIG, NETWORK)
+FORMAT = 1
+# Where grand-challenge unpacks the tarball of a separately uploaded model.
+CHALLENGE_MODEL = Path("/opt/ml/model")
+LOCALIZER, SEGMENTER = "localizer", "segmenter"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a network expects and how its output is read.
+
+    Attributes
+    ----------
+    network : "localizer" or "segmenter".
+    architecture : constructor arguments of the PyTorch class in `l2snet.networks`.
+    spacing_mm : (z, y, x) of the working grid.
+    window : (z, y, x) of the segmenter's sliding window; None for the localizer, which takes whole slices.
+    multiple : sizes of the input's spatial axes must be multiples of this.
+    slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
+    pet, ct : intensity windows in SUV and HU; `ct` None when the network sees PET alone.
+    thresholds : "cue" for the localizer; "on_cue" and "off_cue" for the segmenter.
+    trained : how the weights came about (recipe, data, seed); not read by the program.
+    """
+
+    network: str
+    architecture: Mapping[str, Any]
+    pet: Window
+    ct: Window | None = None
+    spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM
+    window: tuple[int, int, int] | None = None
+    multiple: int = 32
+    slices: int = 1
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.network not in (LOCALIZER, SEGMENTER):
+            raise ValueError(f"network is {self.network!r}; expected {LOCALIZER!r} or {SEGMENTER!r}")
+        if self.slices not in (1, 3, 5, 7):
+            raise ValueError(f"slices is {self.slices}; expected 1, 3, 5 or 7")
+        if (self.window is None) != (self.network == LOCALIZER):
+            raise ValueError("a segmenter needs a window, and a localizer has none")
+        if self.window is not None and any(n % self.multiple for n in self.window):
+            raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
+        wanted = {"cue"} if self.network == LOCALIZER else {"on_cue", "off_cue"}
+        if set(self.thresholds) != wanted or not all(0 <= t <= 1 for t in self.thresholds.values()):
+            raise ValueError(f"thresholds are {dict(self.thresholds)}; expected {sorted(wanted)}, each in 0..1")
+
+    def to_json(self) -> str:
+        """The text of `config.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> NetworkConfig:
+        """Read `config.json`.
+
+        Raises
+        ------
+        ValueError : another format, or a field that is missing, unknown or out of range.
+        """
+        values = json.loads(text)
+        version = values.pop("format", None)
+        if version != FORMAT:
+            raise ValueError(f"format {version!r}; this program reads format {FORMAT}")
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        for name in ("pet", "ct"):
+            if values.get(name) is not None:
+                values[name] = Window(**values[name])
+        for name in ("spacing_mm", "window"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def find_weights(network: str, chosen: Path | None = None) -> Path:
+    """The weights folder of a network: `chosen`/<network>, /opt/ml/model/<network>, or the program's own copy.
+
+    Raises
+    ------
+    WeightsError : none of them exists.
+    """
+    here = Path(__file__).resolve().parent
+    roots = [chosen] if chosen is not None else [CHALLENGE_MODEL, here / "weights", here.parent / "weights"]
+    for root in roots:
+        if (root / network).is_dir():
+            return root / network
+    looked = ", ".join(str(root / network) for root in roots)
+    raise WeightsError(
+        f"no weights of the {network} were found (looked for {looked}); give their folder with --weights"
+    )
+
+
+def read_config(folder: Path) -> NetworkConfig:
+    """Check a weights folder against its SHA256SUMS and read its config.
+
+    Raises
+    ------
+    WeightsError : a file is missing or altered, or the config cannot be read.
+    """
+    sums = read_sums(folder)
+    for name in CHECKED:
+        found = sha256(folder / name)
+        if found != sums[name]:
+            raise WeightsError(
+                f"{folder / name} was altered: its sha256 is {found[:12]}…, {SUMS} says {sums[name][:12]}…; "
+                "copy the weights again"
+            )
+    try:
+        return NetworkConfig.from_json((folder / CONFIG).read_text("utf-8"))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{folder / CONFIG} cannot be used: {error}") from error
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File name to sha256, as `SHA256SUMS` lists them.
+
+    Raises
+    ------
+    WeightsError : a file of the folder, or its line in SHA256SUMS, is missing.
+    """
+    for name in (*CHECKED, SUMS):
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"the weights folder {folder} has no {name}; copy it again, or give another with --weights"
+            )
+    lines = (folder / SUMS).read_text("utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in CHECKED:
+        if name not in sums:
+            raise WeightsError(f"{folder / SUMS} has no line for {name}; copy the weights again")
+    return sums
+
+
+def write_sums(folder: Path, names: Sequence[str] = CHECKED) -> None:
+    """Write `SHA256SUMS` over the given files of a folder."""
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
