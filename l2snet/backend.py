@@ -5,7 +5,9 @@ OpenVINO on a CPU, ONNX Runtime on a CUDA GPU, PyTorch as the reference that bot
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +100,8 @@ def cuda_problem() -> str | None:
         import onnxruntime
     except ImportError:
         return "onnxruntime-gpu is not installed"
+    if not _has_driver():
+        return "no NVIDIA driver is installed"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "the installed onnxruntime has no CUDA provider"
     try:
@@ -107,6 +111,15 @@ def cuda_problem() -> str | None:
     except DeviceError as error:
         return str(error)
     return None
+
+
+def _has_driver() -> bool:
+    """Asked first, because ONNX Runtime without a driver writes a page to stderr."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _cuda_session(model: bytes | str, precision: str = "exact") -> Any:

@@ -109,6 +109,6 @@ def check_ct(array: Array, suv: Array) -> None:
 
 
 def _body(suv: Array) -> Array:
-    """A rough body, whatever the unit: voxels above the mean."""
+    """A rough body, whatever the unit: voxels above the mean, or all positive ones of a constant image."""
     warm: Array = suv > suv.mean()
-    return warm
+    return warm if warm.any() else suv > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from click.exceptions import Abort, ClickException
 
 from l2snet import __version__
 from l2snet.errors import InputError, L2SNetError, MissingPackageError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# What shells give a program that Ctrl-C ended.
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Tumour segmentation in whole-body FDG-PET/CT. Not a medical device.",
@@ -85,6 +85,9 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored inputs; about 8 times slower.")
     ] = False,
+    whole_grid: Annotated[
+        bool, typer.Option("--whole-grid", help="Run all of the grid, not only the body (slow; to compare).")
+    ] = False,
     probability: Annotated[bool, typer.Option("--probability", help="Write probability.mha.")] = False,
     cue: Annotated[bool, typer.Option("--cue", help="Write cue.mha, the location cue.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Write projection.png (extra: report).")] = False,
@@ -110,7 +113,7 @@ def predict(
     reading_seconds = time.perf_counter() - began
     from l2snet.pipeline import L2SNet
 
-    method = L2SNet.from_weights(weights or [], device, precision, fusion, off_cue, mirror)
+    method = L2SNet.from_weights(weights or [], device, precision, fusion, off_cue, mirror, whole_grid)
     run_case(case, method, output, Wanted(probability, cue, picture, manifest), reading_seconds)
 
 
@@ -190,15 +193,19 @@ def validate(
     resample_ct: ResampleOption = False,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.exact,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers of every case.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write metrics.json, the numbers of every case, into the weights folders.")
+    ] = False,
 ) -> None:
     """Score the weights on the cases of DATA that they were not trained on."""
     from rich.console import Console
     from rich.table import Table
 
-    from l2snet.evaluation.validate import COLUMNS, held_out, means, validate
+    from l2snet.evaluation.validate import COLUMNS, held_out, means, validate, write_metrics
     from l2snet.pipeline import L2SNet
 
+    if record and weights is not None and len(weights) > 1:
+        raise InputError("--record needs one weights folder; the mean of several has none of its own")
     method = L2SNet.from_weights(weights or [], device, precision)
     studies = held_out(data, method)
     table = validate(method, studies, resample_ct)
@@ -206,9 +213,46 @@ def validate(
     for name, row in means(table).items():
         shown.add_row(name, *(f"{row[column]:.3f}" for column in COLUMNS))
     Console().print(shown)
-    if output is not None:
-        record = {"settings": method.settings, "means": means(table), "cases": table}
-        output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    if record:
+        write_metrics(table, method, weights[0] if weights else None)
+
+
+@app.command()
+def synth(
+    organs: Annotated[Path, typer.Argument(help="Organ label map (.nii.gz), or a folder of them.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the study folders; bodies that it holds are kept.")],
+    count: Annotated[int, typer.Option(min=1, help="How many bodies; every second one has tumours.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first body; the next ones count on.")] = 0,
+    spacing: Annotated[
+        str, typer.Option(help="own (the organ map's grid), mixed (scanners' grids in half of them), or X,Y,Z in mm.")
+    ] = "own",
+    tumours: Annotated[
+        Path | None, typer.Option(help="Study folders of real tumours, whose shape and texture some get.")
+    ] = None,
+    hold_out: HoldOutOption = "",
+    sheet: Annotated[Path | None, typer.Option(help="PNG with pictures of the first bodies (extra: report).")] = None,
+) -> None:
+    """Make synthetic whole-body PET/CT with lesion masks, in the layout that l2snet train reads."""
+    from l2snet.synthesis.cohort import write_cohort
+
+    write_cohort(organs, out, count, seed, spacing, tumours, _names(hold_out), sheet)
+
+
+@app.command()
+def compare(
+    expected: Annotated[Path, typer.Argument(help="Output folder with the right mask.")],
+    actual: Annotated[Path, typer.Argument(help="Output folder to judge.")],
+    least_dice: Annotated[float, typer.Option(min=0, max=1, help="Dice that is enough.")] = 0.999,
+) -> None:
+    """Check an output folder of the container against the expected one; fails where they differ."""
+    from l2snet.evaluation.compare import compare_outputs
+
+    differences = compare_outputs(expected, actual, least_dice)
+    if differences:
+        raise L2SNetError(
+            f"{actual} differs from {expected}: {'; '.join(differences)}; replace the expected output if that is meant"
+        )
+    typer.echo(f"{actual} is as expected")
 
 
 @app.callback(invoke_without_command=True)
@@ -229,14 +273,16 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, prog_name="l2snet", standalone_mode=False)
     except L2SNetError as error:
         _fail(f"error: {error}", 1, debug)
-    except ClickException as error:
+    except typer.TyperException as error:
         _fail(f"error: {error.format_message()} (see l2snet --help)", error.exit_code, debug)
-    except (Abort, KeyboardInterrupt):
-        _fail("interrupted", 130, debug)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", INTERRUPTED, debug)
     except MemoryError:
         _fail("error: out of memory; use a machine with more, or close other programs", 1, debug)
     except Exception as error:  # the platform shows the last line of stderr alone: it must say something
         _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 3, debug)
+    if code == INTERRUPTED:  # Typer takes the interrupt for itself
+        _fail("interrupted", INTERRUPTED, debug=False)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -269,3 +315,7 @@ def _named(choices: dict[str, T], name: str, what: str) -> T:
     if name not in choices:
         raise InputError(f"{what} {name!r} is not known; expected one of {', '.join(choices)}")
     return choices[name]
+
+
+if __name__ == "__main__":
+    main()

@@ -69,7 +69,7 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
         architecture=recipe.architecture,
         pet=recipe.pet,
         ct=recipe.ct if isinstance(recipe, SegmenterRecipe) else None,
-        window=recipe.crop if isinstance(recipe, SegmenterRecipe) else None,
+        window=(recipe.window or recipe.crop) if isinstance(recipe, SegmenterRecipe) else None,
         slices=recipe.slices if isinstance(recipe, LocalizerRecipe) else 1,
         multiple=int(network.multiple),  # type: ignore[arg-type]
         thresholds=DEFAULT_THRESHOLDS[recipe.network],
@@ -130,6 +130,10 @@ def _with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.cast", to=TensorProto.FLOAT))
     nodes = list(model.graph.node)
+    for part in (model, model.graph, *nodes, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        # The exporter notes the lines and paths of the source it traced.
+        del part.metadata_props[:]
+        part.doc_string = ""
     del model.graph.node[:]
     model.graph.node.extend([*casts, *nodes])
     onnx.checker.check_model(model)

@@ -71,6 +71,7 @@ class L2SNet:
     fusion : "adaptive" (the paper) or "components" (the authors' released post-processing).
     off_cue : threshold away from the cue; None takes the one in the weights' config.
     mirror : average over mirrored inputs (two for slices, eight for windows).
+    whole_grid : run every slice and window of the grid, not only those of the body (slow; to measure the difference).
     """
 
     localizers: Sequence[Network]
@@ -78,6 +79,7 @@ class L2SNet:
     fusion: str = "adaptive"
     off_cue: float | None = None
     mirror: bool = False
+    whole_grid: bool = False
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
@@ -98,6 +100,7 @@ class L2SNet:
         fusion: str = "adaptive",
         off_cue: float | None = None,
         mirror: bool = False,
+        whole_grid: bool = False,
     ) -> L2SNet:
         """Load the networks of one or several weights folders (each holds `localizer` and `segmenter`).
 
@@ -111,7 +114,7 @@ class L2SNet:
             [load(find_weights(network, root), device, precision) for root in roots]
             for network in (LOCALIZER, SEGMENTER)
         )
-        return cls(localizers, segmenters, fusion, off_cue, mirror)
+        return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -121,6 +124,7 @@ class L2SNet:
             "fusion": self.fusion,
             "thresholds": self.thresholds(),
             "mirror": self.mirror,
+            "whole_grid": self.whole_grid,
             "engine": self.segmenters[0].engine,
             "weights_sha256": {
                 LOCALIZER: [network.sha256 for network in self.localizers],
@@ -142,7 +146,7 @@ class L2SNet:
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "prepare"):
-            body = prepare(case, self.segmenters[0].config.spacing_mm)
+            body = prepare(case, self.segmenters[0].config.spacing_mm, self.whole_grid)
         with _timed(seconds, "localize"):
             cue = _mean(self.localizers, lambda network: localize(body, network, self.mirror))
         with _timed(seconds, "segment"):

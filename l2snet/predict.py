@@ -71,7 +71,6 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
         from l2snet.report.pictures import projection_picture
 
         projection_picture(case.suv, result.mask, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
-    path = challenge.write(result.mask, result.name, output)
     if wanted.manifest:
         total = reading_seconds + time.perf_counter() - began
         text = json.dumps(manifest(case, result, method, reading_seconds, total), indent=2) + "\n"
@@ -79,6 +78,8 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
             (output / MANIFEST).write_text(text, "utf-8")
         except OSError as error:
             raise OutputError(f"{output / MANIFEST} cannot be written ({error.strerror or error})") from error
+    # Last, so that a mask is there only when everything else is.
+    path = challenge.write(result.mask, result.name, output)
     logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
     return path
 

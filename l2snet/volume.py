@@ -6,8 +6,10 @@ A voxel index ``i`` (array order) lies at ``origin_mm + direction @ (i * spacing
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
@@ -31,6 +33,9 @@ AXIS_ALIGNED_COSINE = 1e-3
 # World axes of the canonical order: array axes run to the Superior, Posterior and Left.
 CANONICAL_WORLD_AXES = (2, 1, 0)
 READABLE_SUFFIXES = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
+# Not .mhd: its voxels lie in a second file, and two files cannot be renamed at once.
+WRITABLE_SUFFIXES = (".mha", ".nii", ".nii.gz", ".nrrd")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -209,14 +214,7 @@ class Volume:
     @classmethod
     def from_sitk(cls, image: sitk.Image) -> Volume:
         """A volume from a 3D scalar SimpleITK image (a copy)."""
-        direction = np.asarray(image.GetDirection()).reshape(3, 3)[:, ::-1]
-        geometry = Geometry(
-            size=_triple(image.GetSize()[::-1]),
-            spacing_mm=_triple(image.GetSpacing()[::-1]),
-            origin_mm=_triple(image.GetOrigin()),
-            direction=tuple(tuple(float(c) for c in row) for row in direction),
-        )
-        return cls(sitk.GetArrayFromImage(image), geometry)
+        return cls(sitk.GetArrayFromImage(image), _itk_geometry(image))
 
 
 def read_volume(path: Path, what: str) -> Volume:
@@ -243,12 +241,16 @@ def read_volume(path: Path, what: str) -> Volume:
                 "expected a 3D image with one"
             )
         _check_complete(path, reader, what)
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{what}: {path.name} cannot be read, is it cut off or damaged? ({reason})") from error
-    volume = Volume.from_sitk(image)
+        geometry = _itk_geometry(reader)
+        volume = Volume(_voxels(path, reader), geometry)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(what) else f"{what}: {path.name}: {message}") from error
+    except (RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
+        logger.debug("%s", error)
+        raise InputError(
+            f"{what}: {path.name} cannot be read: it is cut off, damaged or not what its ending says; copy it again"
+        ) from error
     if not np.isfinite(volume.array).all():
         bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
         raise InputError(f"{what}: {path.name} holds {bad} voxels that are NaN or infinite; expected finite numbers")
@@ -262,18 +264,34 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
     ------
     OutputError : the file cannot be written.
     """
-    suffix = next((s for s in READABLE_SUFFIXES if path.name.endswith(s)), None)
+    suffix = next((s for s in WRITABLE_SUFFIXES if path.name.endswith(s)), None)
     if suffix is None:
-        raise OutputError(f"{path.name} has no known ending; expected one of {', '.join(READABLE_SUFFIXES)}")
+        raise OutputError(f"{path.name} has no known ending; expected one of {', '.join(WRITABLE_SUFFIXES)}")
     aside = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(volume.to_sitk(), str(aside), useCompression=compress)
         aside.replace(path)
     except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         reason = str(error).strip().splitlines()[-1].strip()
         raise OutputError(f"{path} cannot be written ({reason}); choose a folder with rights and space") from error
+
+
+def _voxels(path: Path, reader: sitk.ImageFileReader) -> Array:
+    """(z, y, x) float32. NIfTI goes through nibabel: ITK fills a file that is cut off, and NaN, with zeros."""
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        from nibabel import filebasedimages, load, spatialimages
+
+        try:
+            image: Any = load(path)
+        except (filebasedimages.ImageFileError, spatialimages.HeaderDataError) as error:
+            raise ValueError(str(error)) from error
+        array: Array = image.get_fdata(dtype=np.float32, caching="unchanged")
+        return np.ascontiguousarray(array.reshape(array.shape[:3]).T)
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(reader.Execute())  # type: ignore[no-any-return]
 
 
 def _check_complete(path: Path, reader: sitk.ImageFileReader, what: str) -> None:
@@ -291,6 +309,16 @@ def _check_complete(path: Path, reader: sitk.ImageFileReader, what: str) -> None
             f"{what}: {path.name} holds {path.stat().st_size} bytes; its header promises at least {expected}: "
             "it was cut off, copy it again"
         )
+
+
+def _itk_geometry(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)[:, ::-1]
+    return Geometry(
+        size=_triple(image.GetSize()[::-1]),
+        spacing_mm=_triple(image.GetSpacing()[::-1]),
+        origin_mm=_triple(image.GetOrigin()),
+        direction=tuple(tuple(float(c) for c in row) for row in direction),
+    )
 
 
 def _itk_direction(geometry: Geometry) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,13 @@ from l2snet.evaluation.metrics import dice, false_negative_ml, false_positive_ml
 from l2snet.pipeline import L2SNet
 from l2snet.sources.autopet import find_studies, read_study
 from l2snet.volume import Array
+from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
 
 logger = logging.getLogger(__name__)
 
 FIXED_SUV = 2.0
+LOCALIZER_ROW = "2D alone"
+METRICS = "metrics.json"
 Row = dict[str, float]
 COLUMNS = ("dice", "fpv_ml", "fnv_ml")
 
@@ -64,7 +68,7 @@ def predictions(method: L2SNet, case: Case) -> Mapping[str, Array]:
     }
     return {
         f"SUV > {FIXED_SUV:g}": (case.suv.array > FIXED_SUV).astype(np.uint8),
-        "2D alone": (cue > thresholds["cue"]).astype(np.uint8),
+        LOCALIZER_ROW: (cue > thresholds["cue"]).astype(np.uint8),
         "3D alone": (probability > 0.5).astype(np.uint8),
         **fused,
         "L2SNet, components": fuse.components(probability, cue),
@@ -81,6 +85,16 @@ def score(case: Case, mask: Array) -> Row:
         "fpv_ml": false_positive_ml(truth, mask, voxel_ml),
         "fnv_ml": false_negative_ml(truth, mask, voxel_ml),
     }
+
+
+def write_metrics(table: Mapping[str, Mapping[str, Row]], method: L2SNet, weights: Path | None) -> None:
+    """Write `metrics.json` beside each network: the 2D row with the localizer, the others with the segmenter."""
+    rows = {LOCALIZER: {LOCALIZER_ROW}, SEGMENTER: set(table) - {LOCALIZER_ROW}}
+    for network, names in rows.items():
+        part = {name: table[name] for name in table if name in names}
+        record = {"settings": method.settings, "means": means(part), "cases": part}
+        path = find_weights(network, weights) / METRICS
+        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def means(table: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:

@@ -10,6 +10,8 @@ from l2snet.errors import MissingPackageError
 from l2snet.volume import Array, Volume
 
 MAX_SUV = 10.0
+MIN_SHOWN_SUV = 0.2
+HEIGHT_INCHES = 4.5
 LESION_COLOUR = "#e6195c"
 
 
@@ -26,26 +28,38 @@ def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> Non
     except ImportError as error:
         raise MissingPackageError("the picture", "report") from error
     suv, mask = suv.canonical(), mask.canonical()
+    box = _warm_box(suv.array)
+    pet, marked = suv.array[box], mask.array[box]
     dz, dy, dx = suv.geometry.spacing_mm
-    figure = Figure(figsize=(10, 5.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1])
     # Axis 1 runs to the posterior and axis 2 to the left: a coronal view shows the patient's left on the right.
     views = (("coronal", 1, dx, False), ("coronal, segmented", 1, dx, True), ("sagittal, segmented", 2, dy, True))
-    for ax, (name, axis, across, marked) in zip(axes, views, strict=True):
-        shown = suv.array.max(axis=axis)
-        height, width = shown.shape[0] * dz, shown.shape[1] * across
-        extent = (0.0, width, 0.0, height)
-        image = ax.imshow(shown, cmap="gray_r", vmin=0, vmax=MAX_SUV, origin="lower", extent=extent)
-        if marked:
-            flat = mask.array.max(axis=axis)
-            ax.imshow(_overlay(flat), origin="lower", extent=extent, interpolation="nearest")
+    height = pet.shape[0] * dz
+    widths = [pet.shape[3 - axis] * across for _, axis, across, _ in views]
+    figure = Figure(
+        figsize=(HEIGHT_INCHES * sum(widths) / height + 1.0, HEIGHT_INCHES + 0.7), dpi=120, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(views), width_ratios=widths)
+    for ax, width, (name, axis, _, with_mask) in zip(axes, widths, views, strict=True):
+        shown = {"origin": "lower", "extent": (0.0, width, 0.0, height)}
+        image = ax.imshow(pet.max(axis=axis), cmap="gray_r", vmin=0, vmax=MAX_SUV, interpolation="bilinear", **shown)
+        if with_mask:
+            ax.imshow(_overlay(marked.max(axis=axis)), interpolation="nearest", **shown)
         ax.set_title(name, fontsize=10)
         ax.set_axis_off()
     figure.colorbar(image, ax=axes, label="SUV", shrink=0.7)
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _warm_box(suv: Array) -> tuple[slice, ...]:
+    """The box around what a projection shows as more than white."""
+    warm = suv > MIN_SHOWN_SUV
+    if not warm.any():
+        return (slice(None),) * 3
+    ends = [np.flatnonzero(warm.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(e[0]), int(e[-1]) + 1) for e in ends)
 
 
 def _overlay(flat: Array) -> Array:

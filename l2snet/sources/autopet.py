@@ -6,7 +6,7 @@ from pathlib import Path
 
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
-from l2snet.volume import read_volume
+from l2snet.volume import Volume, read_volume
 
 SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
 
@@ -26,19 +26,23 @@ def find_studies(root: Path) -> list[Path]:
     return studies
 
 
-def read_study(folder: Path, resample_ct: bool = False) -> Case:
+def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = False) -> Case:
     """Read one study with its lesions; its name is the folder's.
 
     Parameters
     ----------
     resample_ct : where there is no CTres.nii.gz, bring CT.nii.gz onto the PET's grid (linear, air outside).
+    ct_optional : accept a study that has neither; the case has no CT then.
 
     Raises
     ------
     InputError : a file is missing or cannot be used.
     """
     suv = read_volume(folder / SUV, "PET")
-    if (folder / CT_RESAMPLED).is_file() or not resample_ct:
+    ct: Volume | None
+    if ct_optional and not any((folder / name).is_file() for name in (CT_RESAMPLED, CT)):
+        ct = None
+    elif (folder / CT_RESAMPLED).is_file() or not resample_ct:
         ct = read_volume(folder / CT_RESAMPLED, "CT")
     else:
         ct = read_volume(folder / CT, "CT").to_grid(suv.geometry, outside=AIR_HU)

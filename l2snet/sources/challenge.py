@@ -84,10 +84,13 @@ def _sockets(folder: Path) -> dict[str, Path]:
         return {}
     try:
         entries = json.loads(path.read_text("utf-8"))
-        places = dict(place for entry in entries if (place := _place(folder, entry)) is not None)
+        places = [place for entry in entries if (place := _place(folder, entry)) is not None]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); expected a JSON list of sockets") from error
-    return places
+    for what in (PET, CT):
+        if sum(name == what for name, _ in places) > 1:
+            raise InputError(f"{path} lists more than one {what.upper()} image; expected one")
+    return dict(places)
 
 
 def _place(folder: Path, entry: dict[str, Any]) -> tuple[str, Path] | None:

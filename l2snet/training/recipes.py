@@ -84,7 +84,8 @@ class SegmenterRecipe(Recipe):
 
     epochs: int = 500
     batch: int = 2
-    crop: tuple[int, int, int] = (128, 192, 160)  # (z, y, x); also the window at inference
+    crop: tuple[int, int, int] = (128, 192, 160)  # (z, y, x)
+    window: tuple[int, int, int] | None = None  # at inference; None: as the crop, which norm="window" needs
     lesion_share: float = 0.33  # of windows centred on a lesion; not given; nnU-Net's
     cue_weight: float = 1.0  # voxel weight 1 + cue_weight x P_loc (equation 3)
     ct_dropout: float = 0.0  # share of windows whose CT is blanked
@@ -94,6 +95,11 @@ class SegmenterRecipe(Recipe):
     norm: str = "window"
 
     network = SEGMENTER
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "window" and self.window not in (None, self.crop):
+            raise ValueError('with norm="window" the result depends on the window: it must be as the crop')
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -123,6 +129,7 @@ SEGMENTERS = {
         epochs=60,
         steps_per_epoch=25,
         crop=(64, 96, 80),
+        window=(128, 192, 160),
         learning_rate=0.02,
         lesion_share=0.5,
         ct_dropout=0.1,

@@ -1,0 +1,121 @@
+"""The loss of equations 1 to 4, by hand. With logit 0 the probability is 1/2, with ln 3 it is 3/4."""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+import torch
+from torch import Tensor
+
+from l2snet.training.losses import DICE_SMOOTHING, bce_dice
+
+LN3 = log(3)
+
+
+def row(*values: float) -> Tensor:
+    """(1, 1, n), as a one-dimensional image."""
+    return torch.tensor(values)[None, None]
+
+
+def test_smoothing_is_one() -> None:
+    assert DICE_SMOOTHING == 1.0
+
+
+CASES = [
+    # bce = ln 2; Dice = (2 x 1/2 + 1) / (1/2 + 1/2 + 1 + 1) = 2/3
+    ((0.0, 0.0), (1.0, 0.0), None, log(2) + 1 / 3),
+    # p = 3/4, 1/4; bce = -(ln 3/4 + ln 3/4) / 2 = ln 4/3; Dice = (2 x 3/4 + 1) / (3/4 + 1/4 + 1 + 1) = 5/6
+    ((LN3, -LN3), (1.0, 0.0), None, log(4 / 3) + 1 / 6),
+    # p = 3/4, 3/4; bce = -(ln 3/4 + ln 1/4) / 2; Dice = (3/2 + 1) / (3/2 + 1 + 1) = 5/7
+    ((LN3, LN3), (1.0, 0.0), None, (log(4 / 3) + log(4)) / 2 + 2 / 7),
+    # The same with weights 2 and 1: bce = (2 ln 4/3 + ln 4) / 3;
+    # Dice = (2 x 2 x 3/4 + 1) / (2 x 3/4 + 3/4 + 2 + 1) = 4 / (21/4) = 16/21
+    ((LN3, LN3), (1.0, 0.0), (2.0, 1.0), (2 * log(4 / 3) + log(4)) / 3 + 5 / 21),
+    # Empty truth, p = 1/2, 1/2: bce = ln 2; Dice = (0 + 1) / (1 + 1)
+    ((0.0, 0.0), (0.0, 0.0), None, log(2) + 1 / 2),
+    # Empty truth, weights 3 and 1, p = 1/2, 3/4: bce = (3 ln 2 + ln 4) / 4 = 5/4 ln 2;
+    # Dice = 1 / (3/2 + 3/4 + 1) = 4/13
+    ((0.0, LN3), (0.0, 0.0), (3.0, 1.0), 5 / 4 * log(2) + 9 / 13),
+    # All lesion, p = 3/4: bce = ln 4/3; Dice = (2 x 3/2 + 1) / (3/2 + 2 + 1) = 8/9
+    ((LN3, LN3), (1.0, 1.0), None, log(4 / 3) + 1 / 9),
+]
+
+
+@pytest.mark.parametrize(("logits", "truth", "weight", "expected"), CASES)
+def test_by_hand(
+    logits: tuple[float, ...], truth: tuple[float, ...], weight: tuple[float, ...] | None, expected: float
+) -> None:
+    loss = bce_dice(row(*logits), row(*truth), None if weight is None else row(*weight))
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_weight_from_a_cue() -> None:
+    """Equation 3, w = 1 + P_loc: P = 1 and 1/2 at p = 3/4 (lesion) and 1/4 (none)."""
+    weight = 1 + row(1.0, 0.5)
+    # bce = (2 ln 4/3 + 3/2 ln 4/3) / (7/2) = ln 4/3
+    # Dice = (2 x 2 x 3/4 + 1) / (2 x 3/4 + 3/2 x 1/4 + 2 + 1) = 4 / (39/8) = 32/39
+    loss = bce_dice(row(LN3, -LN3), row(1.0, 0.0), weight)
+    assert loss.item() == pytest.approx(log(4 / 3) + 7 / 39, rel=1e-6)
+
+
+@pytest.mark.parametrize("dice_weight", [0.0, 0.5, 2.0])
+def test_dice_weight(dice_weight: float) -> None:
+    loss = bce_dice(row(0.0, 0.0), row(1.0, 0.0), dice_weight=dice_weight)
+    assert loss.item() == pytest.approx(log(2) + dice_weight / 3, rel=1e-6)
+
+
+def test_dice_is_over_the_whole_batch() -> None:
+    """Two samples of one voxel are the first case above, split."""
+    loss = bce_dice(torch.zeros(2, 1, 1), torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
+    assert loss.item() == pytest.approx(log(2) + 1 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 5), (2, 1, 3, 4, 5)])
+def test_weight_of_ones_is_no_weight(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(shape), (torch.rand(shape) < 0.3).float()
+    assert bce_dice(logits, truth, torch.ones(shape)).item() == pytest.approx(bce_dice(logits, truth).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("logit", "truth"), [(-200.0, 0.0), (200.0, 1.0)])
+def test_perfect_prediction_costs_nothing(logit: float, truth: float) -> None:
+    assert bce_dice(torch.full((1, 1, 4), logit), torch.full((1, 1, 4), truth)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_finite_for_extreme_logits(truth: float) -> None:
+    logits = torch.tensor([-1e4, -100.0, 100.0, 1e4]).reshape(1, 1, 4).requires_grad_()
+    loss = bce_dice(logits, torch.full((1, 1, 4), truth))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_gradient_by_hand() -> None:
+    """Logits 0, truth 1 and 0. The gradient of bce is (p - g) / 2 = -1/4, 1/4.
+
+    Dice = N/T with N = 2, T = 3; dDice/dp = (2g T - N) / T^2 = 4/9, -2/9; times p (1 - p) = 1/4: 1/9, -1/18.
+    """
+    logits = row(0.0, 0.0).requires_grad_()
+    bce_dice(logits, row(1.0, 0.0)).backward()
+    torch.testing.assert_close(logits.grad, row(-1 / 4 - 1 / 9, 1 / 4 + 1 / 18))
+
+
+def test_weighted_gradient_by_hand() -> None:
+    """As above with weights 3 and 1: bce (-1/2 x 3/4, 1/2 x 1/4); N = 4, T = 3/2 + 1/2 + 3 + 1 = 6.
+
+    dDice/dp = w (2g T - N) / T^2 = 3 x 8/36, -4/36; times 1/4: 1/6, -1/36.
+    """
+    logits = row(0.0, 0.0).requires_grad_()
+    bce_dice(logits, row(1.0, 0.0), row(3.0, 1.0)).backward()
+    torch.testing.assert_close(logits.grad, row(-3 / 8 - 1 / 6, 1 / 8 + 1 / 36))
+
+
+def test_half_precision_is_widened() -> None:
+    """bf16 logits and integer truth, as mixed precision and the data give them: the sum is made in float32."""
+    loss = bce_dice(torch.zeros(1, 1, 2, dtype=torch.bfloat16), torch.tensor([1, 0], dtype=torch.uint8)[None, None])
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(log(2) + 1 / 3, rel=1e-6)

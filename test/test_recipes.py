@@ -1,0 +1,158 @@
+"""Training recipes: the paper's settings (reference/method.md, part A), the schedule, the text they are kept as."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from l2snet.networks import build
+from l2snet.preprocess import Window
+from l2snet.training.recipes import LOCALIZERS, SEGMENTERS, LocalizerRecipe, Recipe, SegmenterRecipe
+
+EVERY = [*LOCALIZERS.values(), *SEGMENTERS.values()]
+NAMES = [f"{recipe.network}-{recipe.name}" for recipe in EVERY]
+
+
+def test_paper_phase_1() -> None:
+    recipe = LOCALIZERS["paper"]
+    assert recipe == LocalizerRecipe()
+    assert recipe.network == "localizer"
+    assert (recipe.epochs, recipe.batch) == (200, 32)
+    assert (recipe.learning_rate, recipe.decay_power) == (1e-3, 0.9)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
+    assert recipe.crop == (320, 384)  # (z, x)
+    assert recipe.slices == 1
+    assert recipe.lesion_share == pytest.approx(1 / 5)
+    assert recipe.pet == Window(0.0, 35.0, -1.0, 1.0)
+    assert recipe.widths == (320, 256, 128, 64, 32)
+    assert recipe.encoder_weights == "imagenet"
+    # The first weights of the encoder are no part of what the weights folder describes.
+    assert recipe.architecture == {"in_channels": 1, "widths": [320, 256, 128, 64, 32]}
+
+
+def test_paper_phase_2() -> None:
+    recipe = SEGMENTERS["paper"]
+    assert recipe == SegmenterRecipe()
+    assert recipe.network == "segmenter"
+    assert (recipe.epochs, recipe.batch) == (500, 2)
+    assert (recipe.learning_rate, recipe.decay_power) == (1e-3, 0.9)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
+    assert recipe.crop == (128, 192, 160)  # (z, y, x)
+    assert recipe.pet == Window(0.0, 15.0, 0.0, 1.0)
+    assert recipe.ct == Window(-100.0, 250.0, 0.0, 1.0)
+    assert recipe.cue_weight == 1.0  # w = 1 + P_loc
+    assert recipe.ct_dropout == 0.0
+    assert recipe.widths == (16, 32, 64, 128)
+    assert recipe.norm == "window"
+    assert recipe.architecture == {"in_channels": 2, "widths": [16, 32, 64, 128], "norm": "window"}
+
+
+def test_schedule_by_hand() -> None:
+    """Linear (power 1) and square, over 4 epochs: the fraction left is 1, 3/4, 1/2, 1/4."""
+    linear = SegmenterRecipe(epochs=4, learning_rate=0.8, decay_power=1.0)
+    assert [linear.learning_rate_at(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    square = replace(linear, decay_power=2.0)
+    assert [square.learning_rate_at(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.45, 0.2, 0.05])
+
+
+def test_paper_schedule_by_hand() -> None:
+    """1e-3 x (1/2)^0.9 = 1e-3 x 0.5358867 half-way; 1e-3 x (1/200)^0.9 = 1e-3 x 0.008493232 in the last epoch."""
+    recipe = LOCALIZERS["paper"]
+    assert recipe.learning_rate_at(0) == 1e-3
+    assert recipe.learning_rate_at(100) == pytest.approx(5.358867e-4, rel=1e-6)
+    assert recipe.learning_rate_at(199) == pytest.approx(8.493232e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=NAMES)
+def test_schedule_falls_and_stays_positive(recipe: Recipe) -> None:
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
+    assert rates[0] == recipe.learning_rate
+    assert all(later < earlier for earlier, later in pairwise(rates))
+    assert rates[-1] > 0
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=NAMES)
+def test_json_round_trip(recipe: Recipe) -> None:
+    text = recipe.to_json()
+    again = type(recipe).from_json(text)
+    assert again == recipe
+    assert again.to_json() == text
+    assert json.loads(text)["network"] == recipe.network
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        LocalizerRecipe(
+            name="x", crop=(64, 96), slices=3, pet=Window(0.5, 20.0, 0.0, 2.0), encoder_weights=None, seed=7
+        ),
+        SegmenterRecipe(
+            name="x", crop=(8, 16, 24), ct=Window(-10.0, 10.0, -1.0, 1.0), widths=(2, 3), norm="channels", cue_weight=0
+        ),
+    ],
+    ids=["localizer", "segmenter"],
+)
+def test_json_round_trip_of_other_settings(recipe: Recipe) -> None:
+    assert type(recipe).from_json(recipe.to_json()) == recipe
+
+
+def test_json_tells_recipes_apart() -> None:
+    assert len({recipe.to_json() for recipe in EVERY}) == len(EVERY)
+    assert LocalizerRecipe(seed=1).to_json() != LocalizerRecipe().to_json()
+
+
+@pytest.mark.parametrize("name", ["epochs", "steps_per_epoch", "batch", "checkpoint_every"])
+@pytest.mark.parametrize("kind", [LocalizerRecipe, SegmenterRecipe])
+def test_counts_below_one_are_refused(kind: type[Recipe], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
+        kind(**{name: 0})
+
+
+def test_the_other_networks_recipe_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a recipe of the segmenter"):
+        SegmenterRecipe.from_json(LocalizerRecipe().to_json())
+    with pytest.raises(ValueError, match="not a recipe of the localizer"):
+        LocalizerRecipe.from_json(SegmenterRecipe().to_json())
+
+
+def test_unknown_settings_are_refused() -> None:
+    values: dict[str, Any] = {**json.loads(LocalizerRecipe().to_json()), "learning_rat": 1.0}
+    with pytest.raises(TypeError, match="learning_rat"):
+        LocalizerRecipe.from_json(json.dumps(values))
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        LocalizerRecipe().epochs = 3  # type: ignore[misc]
+
+
+def test_the_names_are_the_keys() -> None:
+    for table in (LOCALIZERS, SEGMENTERS):
+        assert set(table) == {"paper", "small"}
+        assert all(recipe.name == name for name, recipe in table.items())
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=NAMES)
+def test_crops_fit_the_networks(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
+    network = build(recipe.network, recipe.architecture)
+    assert all(n % network.multiple == 0 for n in recipe.crop)
+    assert 0 < recipe.lesion_share <= 1
+
+
+@pytest.mark.parametrize("recipe", [LOCALIZERS["small"], SEGMENTERS["small"]], ids=["localizer", "segmenter"])
+def test_small_recipes_keep_the_method(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
+    """Smaller in crop, batch and length; the same windows, widths, decay and optimiser as the paper's."""
+    paper = type(recipe)()
+    assert all(small <= large for small, large in zip(recipe.crop, paper.crop, strict=True))
+    assert recipe.batch <= paper.batch
+    assert recipe.epochs * recipe.steps_per_epoch < paper.epochs * paper.steps_per_epoch
+    for name in ("pet", "widths", "decay_power", "momentum", "weight_decay"):
+        assert getattr(recipe, name) == getattr(paper, name)
+
+
+def test_small_recipes_need_no_network() -> None:
+    assert LOCALIZERS["small"].encoder_weights is None

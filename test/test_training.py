@@ -1,0 +1,411 @@
+"""The training loop of both phases: it learns, resumes to the bit, and leaves a run folder that says what was done."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from l2snet.backend import Network
+from l2snet.case import Case
+from l2snet.errors import InputError
+from l2snet.networks import build
+from l2snet.preprocess import WORKING_SPACING_MM, Window
+from l2snet.training import loop
+from l2snet.training.cache import CachedCase, write_case
+from l2snet.training.datasets import Sample, WindowDataset
+from l2snet.training.loop import CASES, CHECKPOINT, LOG, RECIPE, fit, load_checkpoint
+from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
+from l2snet.training.train import CUES, train_localizer, train_segmenter, write_cues
+from l2snet.volume import Array, Geometry, Volume
+from l2snet.weights import NetworkConfig
+
+SIZE = (20, 22, 24)
+GRID = Geometry(SIZE, WORKING_SPACING_MM)
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors as small as these are slower on two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[CachedCase]:
+    """Two cached cases with a hot lesion each, and its cue."""
+    rng = np.random.default_rng(0)
+    cached = []
+    for name, start in (("a", 4), ("b", 9)):
+        suv = rng.uniform(0.5, 2.0, SIZE).astype(np.float32)
+        lesions = np.zeros(SIZE, np.uint8)
+        lesions[start : start + 6, start : start + 6, start : start + 6] = 1
+        suv[lesions > 0] += 8
+        ct = rng.uniform(-200, 200, SIZE).astype(np.float32)
+        case = write_case(Case(name, Volume(suv, GRID), Volume(ct, GRID), Volume(lesions, GRID)), tmp_path / "cache")
+        np.save(case.folder / "cue.npy", (0.8 * lesions).astype(np.float16))
+        cached.append(case)
+    return cached
+
+
+SEGMENTER = SegmenterRecipe(
+    epochs=4, steps_per_epoch=3, crop=(8, 8, 8), widths=(2, 3), learning_rate=0.05, lesion_share=0.5, ct_dropout=0.2
+)
+LOCALIZER = LocalizerRecipe(
+    epochs=4,
+    steps_per_epoch=2,
+    batch=2,
+    crop=(32, 32),
+    widths=(4, 4, 4, 4, 4),
+    learning_rate=0.01,
+    lesion_share=0.5,
+    encoder_weights=None,
+    checkpoint_every=2,
+)
+PHASES = [
+    pytest.param(train_localizer, LOCALIZER, id="localizer"),
+    pytest.param(train_segmenter, SEGMENTER, id="segmenter"),
+    pytest.param(train_segmenter, replace(SEGMENTER, norm="channels"), id="segmenter-channels"),
+]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / LOG).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(run: Path) -> list[str]:
+    return [row["loss"] for row in rows(run)]
+
+
+def tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(str(run / CHECKPOINT), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # not a mapping
+
+
+def assert_same_result(run: Path, other: Path) -> None:
+    (one, epoch), (two, other_epoch) = tensors(run), tensors(other)
+    assert epoch == other_epoch
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    columns = ("epoch", "loss", "learning_rate")
+    assert [[row[c] for c in columns] for row in rows(run)] == [[row[c] for c in columns] for row in rows(other)]
+
+
+# It learns
+
+
+class Samples(Dataset[Sample]):
+    """The same few samples over and over: sample i of a run is the i-th, counted round."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index % len(self.samples)]
+
+
+def blob(size: tuple[int, ...], channels: int, lesion: bool, window: Window) -> Sample:
+    """A noisy image with, or without, a block of lesion that is brighter by half of the window."""
+    truth = torch.zeros(1, *size)
+    if lesion:
+        truth[(0, *(slice(n // 4, n // 2 + 2) for n in size))] = 1
+    image = 0.1 * torch.rand(channels, *size) + 0.5 * truth
+    return {"image": window.to_low + (window.to_high - window.to_low) * image, "truth": truth}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        pytest.param(
+            replace(LOCALIZER, crop=(64, 64), widths=(32, 32, 16, 16, 8), learning_rate=0.05), 15, id="phase 1"
+        ),
+        pytest.param(replace(SEGMENTER, crop=(16, 16, 16), widths=(4, 8), learning_rate=0.03), 40, id="window norm"),
+        pytest.param(
+            replace(SEGMENTER, crop=(16, 16, 16), widths=(4, 8), learning_rate=0.03, norm="channels"),
+            40,
+            id="channel norm",
+        ),
+    ],
+)
+def test_one_batch_is_learnt_by_heart(tmp_path: Path, recipe: LocalizerRecipe | SegmenterRecipe, steps: int) -> None:
+    torch.manual_seed(0)
+    recipe = replace(recipe, steps_per_epoch=steps, checkpoint_every=4)
+    network = build(recipe.network, recipe.architecture)
+    channels = recipe.architecture["in_channels"]
+    samples = [blob(recipe.crop, channels, lesion, recipe.pet) for lesion in (True, False)]
+    if isinstance(recipe, SegmenterRecipe):
+        samples = [{**sample, "weight": 1 + 0.5 * sample["truth"]} for sample in samples]
+    fit(network, Samples(samples), recipe, tmp_path, ["a"], "cpu")
+    first, *_, last = (float(loss) for loss in losses(tmp_path))
+    assert last < first / 4
+    image, truth = (torch.stack([sample[name] for sample in samples]) for name in ("image", "truth"))
+    network.eval()
+    with torch.inference_mode():
+        found = torch.sigmoid(network(image)) > 0.5
+    dice = 2 * (found * truth).sum() / (found.sum() + truth.sum())
+    assert dice > 0.9
+
+
+# One step by hand
+
+
+def one_filter(weight: float) -> nn.Module:
+    network = nn.Conv3d(1, 1, 1, bias=False)
+    nn.init.constant_(network.weight, weight)
+    return network
+
+
+def test_sgd_with_momentum_decay_and_schedule_by_hand(tmp_path: Path) -> None:
+    """The image is zero, so the gradient is that of weight decay alone: 0.1 w.
+
+    Epoch 1, rate 1: momentum 0.1 x 1 = 0.1; w = 1 - 0.1 = 0.9.
+    Epoch 2, rate 1/2: momentum 0.5 x 0.1 + 0.1 x 0.9 = 0.14; w = 0.9 - 0.07 = 0.83.
+    """
+    recipe = SegmenterRecipe(
+        epochs=2, steps_per_epoch=1, learning_rate=1.0, decay_power=1.0, momentum=0.5, weight_decay=0.1
+    )
+    zero = {"image": torch.zeros(1, 2, 2, 2), "truth": torch.zeros(1, 2, 2, 2)}
+    network = one_filter(1.0)
+    fit(network, Samples([zero]), recipe, tmp_path, ["a"], "cpu")
+    assert network.weight.item() == pytest.approx(0.83, rel=1e-6)
+    stored, metadata = tensors(tmp_path)
+    assert stored["network/weight"].item() == pytest.approx(0.83, rel=1e-6)
+    assert stored["optimizer/0/momentum_buffer"].item() == pytest.approx(0.14, rel=1e-6)
+    assert metadata == {"epoch": "2"}
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(None, log(2) + 1 / 3), ((1.0, 3.0), log(2) + 1 / 2)])
+def test_logged_loss_is_the_weighted_one_by_hand(
+    tmp_path: Path, weight: tuple[float, float] | None, expected: float
+) -> None:
+    """A filter of 0 gives p = 1/2: bce ln 2; Dice = (1 + 1) / (1 + 1 + 1), with weights (1 + 1) / (2 + 1 + 1)."""
+    shape = (1, 1, 1, 2)
+    sample = {"image": torch.zeros(shape), "truth": torch.tensor([1.0, 0.0]).reshape(shape)}
+    if weight is not None:
+        sample["weight"] = torch.tensor(weight).reshape(shape)
+    recipe = SegmenterRecipe(epochs=1, steps_per_epoch=3, batch=1)
+    fit(one_filter(0.0), Samples([sample]), recipe, tmp_path, ["a"], "cpu")
+    assert [float(loss) for loss in losses(tmp_path)] == [pytest.approx(expected, abs=1e-6)]
+
+
+# It resumes
+
+
+@pytest.mark.parametrize(("train", "recipe"), PHASES)
+def test_a_stopped_run_goes_on_to_the_same_result(
+    tmp_path: Path, cases: list[CachedCase], train: Train, recipe: Recipe
+) -> None:
+    torch.manual_seed(0)
+    train(cases, recipe, tmp_path / "whole", "cpu")
+    torch.manual_seed(0)
+    train(cases, recipe, tmp_path / "halves", "cpu", stop_after=2)
+    assert len(rows(tmp_path / "halves")) == 2
+    torch.manual_seed(99)  # as in another process
+    train(cases, recipe, tmp_path / "halves", "cpu")
+    assert_same_result(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize(("checkpoint_every", "killed_in_epoch"), [(1, 3), (2, 4), (2, 3), (4, 1)])
+def test_a_killed_run_goes_on_to_the_same_result(
+    tmp_path: Path,
+    cases: list[CachedCase],
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_every: int,
+    killed_in_epoch: int,
+) -> None:
+    """Killed in the middle of an epoch: after a checkpoint, between two, and before the first."""
+    recipe = replace(SEGMENTER, checkpoint_every=checkpoint_every)
+    torch.manual_seed(0)
+    train_segmenter(cases, recipe, tmp_path / "whole", "cpu")
+
+    draw = WindowDataset.__getitem__
+    last = ((killed_in_epoch - 1) * recipe.steps_per_epoch + 1) * recipe.batch  # in the epoch's second step
+
+    def killed(self: WindowDataset, index: int) -> Sample:
+        if index >= last:
+            raise KeyboardInterrupt
+        return draw(self, index)
+
+    monkeypatch.setattr(WindowDataset, "__getitem__", killed)
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(cases, recipe, tmp_path / "killed", "cpu")
+    monkeypatch.undo()
+    torch.manual_seed(99)
+    train_segmenter(cases, recipe, tmp_path / "killed", "cpu")
+    assert_same_result(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_workers_change_nothing(tmp_path: Path, cases: list[CachedCase]) -> None:
+    for name, workers in (("none", 0), ("one", 1)):
+        torch.manual_seed(0)
+        train_segmenter(cases, SEGMENTER, tmp_path / name, "cpu", workers=workers, stop_after=2)
+    assert_same_result(tmp_path / "none", tmp_path / "one")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu") == tmp_path / "run" / CHECKPOINT
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(
+    tmp_path: Path, cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    train_segmenter(cases, SEGMENTER, tmp_path / "whole", "cpu")
+    torch.manual_seed(0)
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=2)
+
+    def half_written(_tensors: object, path: str, metadata: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_file", half_written)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    monkeypatch.undo()
+    assert tensors(tmp_path / "run")[1] == {"epoch": "2"}
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    assert_same_result(tmp_path / "whole", tmp_path / "run")
+
+
+# What it leaves
+
+
+@pytest.mark.parametrize(
+    ("change", "file"), [({"learning_rate": 0.06}, RECIPE), ({"seed": 1}, RECIPE), ({"epochs": 5}, RECIPE)]
+)
+def test_another_recipe_in_the_same_run_is_refused(
+    tmp_path: Path, cases: list[CachedCase], change: dict[str, float], file: str
+) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with pytest.raises(InputError, match=f"{file} is of another run"):
+        train_segmenter(cases, replace(SEGMENTER, **change), tmp_path / "run", "cpu")
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_other_cases_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    with pytest.raises(InputError, match=f"{CASES} is of another run"):
+        train_segmenter(cases[:1], SEGMENTER, tmp_path / "run", "cpu")
+
+
+def test_run_folder_tells_recipe_and_cases(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases[::-1], SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    assert SegmenterRecipe.from_json((tmp_path / "run" / RECIPE).read_text("utf-8")) == SEGMENTER
+    assert json.loads((tmp_path / "run" / CASES).read_text("utf-8")) == ["a", "b"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([RECIPE, CASES, LOG, CHECKPOINT])
+
+
+def test_log_has_a_line_per_epoch_and_the_rates_of_the_schedule(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    table = rows(tmp_path / "run")
+    assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
+    # 0.05 x (1, 3/4, 1/2, 1/4)^0.9
+    expected = [0.05, 0.05 * 0.7719, 0.05 * 0.53589, 0.05 * 0.28717]
+    assert [float(row["learning_rate"]) for row in table] == pytest.approx(expected, rel=1e-4)
+    assert all(float(row["loss"]) > 0 and float(row["seconds"]) >= 0 for row in table)
+
+
+def test_checkpoint_is_safetensors_and_no_pickle(
+    tmp_path: Path, cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("a pickle was read or written")
+
+    for module, name in ((torch, "load"), (torch, "save"), (pickle, "load"), (pickle, "dump")):
+        monkeypatch.setattr(module, name, refuse)
+    checkpoint = train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=2)
+    data = checkpoint.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header.pop("__metadata__") == {"epoch": "2"}
+    network = build(SEGMENTER.network, SEGMENTER.architecture)
+    assert {name.removeprefix("network/") for name in header if name.startswith("network/")} == set(
+        network.state_dict()
+    )
+    count = len(list(network.parameters()))
+    momenta = {f"optimizer/{index}/momentum_buffer" for index in range(count)}
+    assert {name for name in header if not name.startswith("network/")} == momenta
+
+
+def test_load_checkpoint_gives_network_and_epoch(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=3)
+    network = build(SEGMENTER.network, SEGMENTER.architecture)
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT, network) == 3
+    stored = tensors(tmp_path / "run")[0]
+    assert all(torch.equal(value, stored[f"network/{name}"]) for name, value in network.state_dict().items())
+
+
+# Cues
+
+
+def test_a_segmenter_without_cues_is_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
+    (cases[1].folder / "cue.npy").unlink()
+    cases = [CachedCase(case.folder) for case in cases]
+    with pytest.raises(ValueError, match="needs every case's cue"):
+        train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+    train_segmenter(cases, replace(SEGMENTER, cue_weight=0.0), tmp_path / "run", "cpu", stop_after=1)
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def fake_localizer(seen: list[str], sha256: str = "0" * 64) -> Network:
+    """A localizer that gives back its PET, as SUV / 35."""
+    config = NetworkConfig(
+        network="localizer",
+        architecture={"in_channels": 1},
+        pet=Window(0.0, 35.0, -1.0, 1.0),
+        thresholds={"cue": 0.5},
+        trained={"cases": seen},
+    )
+
+    def run(batch: Array) -> Array:
+        return (batch + 1) / 2
+
+    return Network(config, sha256, "fake", run)
+
+
+@pytest.mark.parametrize(("trained_on", "seen"), [([], []), (["b", "z"], ["b"]), (["b", "a"], ["a", "b"]), (["z"], [])])
+def test_write_cues_records_who_made_them_and_what_it_had_seen(
+    tmp_path: Path, cases: list[CachedCase], trained_on: list[str], seen: list[str]
+) -> None:
+    write_cues(cases, fake_localizer(trained_on, "ab" * 32), tmp_path / "run")
+    record = json.loads((tmp_path / "run" / CUES).read_text("utf-8"))
+    assert record == {"localizer_sha256": "ab" * 32, "cases_the_localizer_was_trained_on": seen}
+    for case in cases:
+        cue = CachedCase(case.folder).cue
+        assert cue is not None
+        assert cue.dtype == np.float16
+        np.testing.assert_allclose(cue, case.suv.astype(np.float32) / 35, atol=2e-3)
+
+
+def test_cues_of_another_localizer_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
+    """The cue weighs the loss: a run that goes on with another one is another run."""
+    write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
+    with pytest.raises(InputError, match="another run"):
+        write_cues(cases, fake_localizer([], "cd" * 32), tmp_path / "run")
