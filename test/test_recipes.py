@@ -42,6 +42,7 @@ def test_paper_phase_2() -> None:
     assert (recipe.learning_rate, recipe.decay_power) == (1e-3, 0.9)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
     assert recipe.crop == (128, 192, 160)  # (z, y, x)
+    assert recipe.window is None  # at inference the crop's
     assert recipe.pet == Window(0.0, 15.0, 0.0, 1.0)
     assert recipe.ct == Window(-100.0, 250.0, 0.0, 1.0)
     assert recipe.cue_weight == 1.0  # w = 1 + P_loc
@@ -112,6 +113,14 @@ def test_counts_below_one_are_refused(kind: type[Recipe], name: str) -> None:
         kind(**{name: 0})
 
 
+def test_a_window_norm_fixes_the_window() -> None:
+    crop, larger = (64, 96, 80), (128, 192, 160)
+    with pytest.raises(ValueError, match=r'norm="window".* it must be as the crop'):
+        SegmenterRecipe(crop=crop, window=larger)
+    assert SegmenterRecipe(crop=crop, window=crop).window == crop
+    assert SegmenterRecipe(crop=crop, window=larger, norm="channels").window == larger
+
+
 def test_the_other_networks_recipe_is_refused() -> None:
     with pytest.raises(ValueError, match="not a recipe of the segmenter"):
         SegmenterRecipe.from_json(LocalizerRecipe().to_json())
@@ -139,7 +148,8 @@ def test_the_names_are_the_keys() -> None:
 @pytest.mark.parametrize("recipe", EVERY, ids=NAMES)
 def test_crops_fit_the_networks(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
     network = build(recipe.network, recipe.architecture)
-    assert all(n % network.multiple == 0 for n in recipe.crop)
+    window = getattr(recipe, "window", None) or ()
+    assert all(n % network.multiple == 0 for n in (*recipe.crop, *window))
     assert 0 < recipe.lesion_share <= 1
 
 

@@ -1,0 +1,243 @@
+"""Devices are what was asked for, or an error says why not; engines give back what the graph computes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2snet import backend
+from l2snet.backend import DEVICES, Network, choose_device, cuda_problem, load
+from l2snet.errors import DeviceError, MissingPackageError, WeightsError
+from l2snet.preprocess import Window
+from l2snet.volume import Array
+from l2snet.weights import CONFIG, NETWORK, NetworkConfig, sha256, write_sums
+
+CONFIG_OF_IDENTITY = NetworkConfig(
+    network="localizer", architecture={"in_channels": 1}, pet=Window(0.0, 35.0, -1.0, 1.0), thresholds={"cue": 0.5}
+)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    """A weights folder whose network gives back its input."""
+    (tmp_path / CONFIG).write_text(CONFIG_OF_IDENTITY.to_json(), "utf-8")
+    (tmp_path / NETWORK).write_bytes(backend._identity_model())
+    write_sums(tmp_path)
+    return tmp_path
+
+
+class Sessions:
+    """An onnxruntime whose sessions report the given providers, one list after the other."""
+
+    def __init__(
+        self, *reported: list[str] | Exception, available: tuple[str, ...] = ("CUDAExecutionProvider",)
+    ) -> None:
+        self.reported, self.asked = list(reported), []
+        self.module = SimpleNamespace(
+            __version__="1.0",
+            SessionOptions=SimpleNamespace,
+            get_available_providers=lambda: [*available, "CPUExecutionProvider"],
+            InferenceSession=self.start,
+        )
+
+    def start(self, _model: bytes | str, _options: object, providers: list[Any]) -> SimpleNamespace:
+        self.asked.append(providers)
+        answer = self.reported.pop(0) if len(self.reported) > 1 else self.reported[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(
+            get_providers=lambda: answer,
+            get_inputs=lambda: [SimpleNamespace(name="x")],
+            run=lambda _outputs, feeds: [feeds["x"] + 1],
+        )
+
+
+Use = Callable[[Sessions | None], Sessions | None]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    def use(sessions: Sessions | None) -> Sessions | None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None if sessions is None else sessions.module)
+        monkeypatch.setattr(backend, "_has_driver", lambda: True)
+        return sessions
+
+    return use
+
+
+CUDA, CPU = ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]
+
+
+# Devices
+
+
+def test_cpu_is_cpu_and_asks_nobody(use: Use) -> None:
+    use(None)
+    assert choose_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:0", "", "CPU"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match=f"device '{name}' is not known; expected one of auto, cpu, cuda"):
+        choose_device(name)
+    assert DEVICES == ("auto", "cpu", "cuda")
+
+
+def test_this_machine() -> None:
+    """Where CUDA cannot be had, asking for it is an error with a reason, and auto says why it is not used."""
+    reason = cuda_problem()
+    if reason is None:
+        pytest.skip("CUDA can be had here")
+    with pytest.raises(DeviceError, match=r"CUDA was asked for and cannot be used: .*; repair it, or use --device cpu"):
+        choose_device("cuda")
+
+
+UNUSABLE = {
+    "not installed": (None, "onnxruntime-gpu is not installed"),
+    "built for the CPU": (Sessions(CUDA, available=()), "the installed onnxruntime has no CUDA provider"),
+    "falls back in silence": (Sessions(CPU), "the CUDA provider does not start; do the CUDA and cuDNN libraries match"),
+    "raises": (Sessions(RuntimeError("libcudnn.so.9 is missing\nat line 3")), r"\(libcudnn.so.9 is missing\)"),
+    "raises without a word": (Sessions(RuntimeError()), "the CUDA provider does not start"),
+}
+
+
+@pytest.mark.parametrize(("sessions", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_cuda_that_cannot_be_had_is_an_error(use: Use, sessions: Sessions | None, reason: str) -> None:
+    use(sessions)
+    with pytest.raises(DeviceError, match=f"CUDA was asked for and cannot be used: .*{reason}"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(("sessions", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_auto_falls_back_and_says_so(
+    use: Use, sessions: Sessions | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(sessions)
+    with caplog.at_level(logging.WARNING):
+        assert choose_device("auto") == "cpu"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("no CUDA device is used (")
+    assert record.getMessage().endswith("): running on the CPU")
+
+
+def test_no_driver_is_said_before_any_session_starts(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = use(Sessions(CUDA))
+    monkeypatch.setattr(backend, "_has_driver", lambda: False)
+    with pytest.raises(DeviceError, match="cannot be used: no NVIDIA driver is installed;"):
+        choose_device("cuda")
+    assert sessions is not None
+    assert sessions.asked == []
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_cuda_that_starts_is_used(use: Use, device: str, caplog: pytest.LogCaptureFixture) -> None:
+    use(Sessions(CUDA))
+    assert choose_device(device) == "cuda"
+    assert caplog.records == []
+
+
+# Never silently on the CPU
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_network_that_lands_on_the_cpu_is_an_error(use: Use, identity: Path, device: str) -> None:
+    """The probe starts on CUDA, the network's own session does not (out of memory, an unknown operator)."""
+    use(Sessions(CUDA, CPU))
+    with pytest.raises(DeviceError, match="the CUDA provider does not start"):
+        load(identity, device)
+
+
+def test_cuda_is_not_loaded_on_the_cpu(use: Use, identity: Path) -> None:
+    use(Sessions(CPU))
+    with pytest.raises(DeviceError, match="CUDA was asked for"):
+        load(identity, "cuda")
+
+
+@pytest.mark.parametrize(("precision", "tf32", "kind"), [("exact", 0, "f32"), ("fast", 1, "tf32")])
+def test_cuda_runs_with_the_precision_asked_for(use: Use, identity: Path, precision: str, tf32: int, kind: str) -> None:
+    sessions = use(Sessions(CUDA))
+    assert sessions is not None
+    network = load(identity, "cuda", precision)
+    assert network.engine == f"onnxruntime 1.0 cuda {kind}"
+    ((name, settings),) = sessions.asked[-1]  # one provider: no CPU to fall back to
+    assert name == "CUDAExecutionProvider"
+    assert settings["use_tf32"] == tf32
+    np.testing.assert_array_equal(network(np.zeros((1, 1, 2, 2))), np.ones((1, 1, 2, 2)))
+
+
+# Engines
+
+
+def test_the_hand_written_model_is_valid_and_gives_back_its_input() -> None:
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = backend._identity_model()
+    onnx.checker.check_model(onnx.load_from_string(model))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    x = np.array([2.5], np.float32)  # its input is one number
+    (y,) = session.run(None, {"x": x})
+    np.testing.assert_array_equal(y, x)
+
+
+def test_load_on_the_cpu(identity: Path) -> None:
+    network = load(identity, "cpu", "exact")
+    assert network.config == CONFIG_OF_IDENTITY
+    assert network.sha256 == sha256(identity / NETWORK)
+    assert network.engine.startswith("openvino ")
+    assert network.engine.endswith(" cpu f32")
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1, 32, 64), (3, 1, 32, 64), (1, 1, 64, 32), (1, 1, 32, 64)):  # the last one compiled before
+        x = rng.random(shape, np.float32)
+        np.testing.assert_array_equal(network(x), x)
+
+
+def test_results_are_copies(identity: Path) -> None:
+    network = load(identity, "cpu")
+    x = np.ones((1, 1, 4, 4), np.float32)
+    first = network(x)
+    x[:] = 2
+    second = network(x)
+    assert (first == 1).all()
+    assert (second == 2).all()
+
+
+def test_a_network_takes_any_layout_and_type() -> None:
+    """Engines read contiguous float32: flipped views and float64 are turned into it."""
+    seen: list[Array] = []
+
+    def run(batch: Array) -> Array:
+        seen.append(batch)
+        return batch
+
+    x = np.arange(12.0).reshape(1, 1, 3, 4)[..., ::-1]
+    out = Network(CONFIG_OF_IDENTITY, "", "test", run)(x)
+    assert seen[0].dtype == np.float32
+    assert seen[0].flags.c_contiguous
+    np.testing.assert_array_equal(out, x)
+
+
+def test_a_file_that_is_no_network_is_a_weights_error(identity: Path) -> None:
+    (identity / NETWORK).write_bytes(b"no network at all")
+    write_sums(identity)
+    with pytest.raises(WeightsError, match=f"{NETWORK} cannot be loaded: ."):
+        load(identity, "cpu")
+
+
+def test_altered_weights_are_not_loaded(identity: Path) -> None:
+    (identity / NETWORK).write_bytes(backend._identity_model() + b" ")
+    with pytest.raises(WeightsError, match="was altered"):
+        load(identity, "cpu")
+
+
+def test_reference_without_torch_names_the_extra(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "l2snet.export", None)
+    with pytest.raises(MissingPackageError, match=r"the PyTorch reference .* pip install 'l2snet\[train\]'"):
+        backend.load_reference(identity)
