@@ -9,21 +9,23 @@ import ctypes
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l2snet.errors import DeviceError, MissingPackageError, WeightsError
+from l2snet.errors import DeviceError, MissingPackageError, WeightsError, reason
 from l2snet.volume import Array
 from l2snet.weights import NETWORK, NetworkConfig, read_config, read_sums
 
 logger = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
-# exact: float32 throughout. fast: bfloat16 (CPU) or float16 (GPU) where the hardware has it.
+# exact: float32 throughout. fast: bfloat16 (CPU) or TensorFloat-32 (GPU) where the hardware has it.
 PRECISIONS = ("exact", "fast")
+MAX_COMPILED = 2
 
 Run = Callable[[Array], Array]
 
@@ -62,6 +64,8 @@ def load(folder: Path, device: str = "auto", precision: str = "exact") -> Networ
     WeightsError : the folder is incomplete or altered.
     DeviceError : CUDA was asked for and cannot be had.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
     config = read_config(folder)
     device = choose_device(device)
     try:
@@ -69,8 +73,7 @@ def load(folder: Path, device: str = "auto", precision: str = "exact") -> Networ
     except (DeviceError, MissingPackageError):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{folder / NETWORK} cannot be loaded: {reason}") from error
+        raise WeightsError(f"{folder / NETWORK} cannot be loaded: {reason(error)}") from error
     return Network(config, read_sums(folder)[NETWORK], engine, run)
 
 
@@ -85,17 +88,17 @@ def choose_device(device: str) -> str:
         raise DeviceError(f"device {device!r} is not known; expected one of {', '.join(DEVICES)}")
     if device == "cpu":
         return "cpu"
-    reason = cuda_problem()
-    if reason is None:
+    problem = cuda_problem()
+    if problem is None:
         return "cuda"
     if device == "cuda":
-        raise DeviceError(f"CUDA was asked for and cannot be used: {reason}; repair it, or use --device cpu")
-    logger.warning("no CUDA device is used (%s): running on the CPU", reason)
+        raise DeviceError(f"CUDA was asked for and cannot be used: {problem}; repair it, or use --device cpu")
+    logger.warning("no CUDA device is used (%s): running on the CPU", problem)
     return "cpu"
 
 
 def cuda_problem() -> str | None:
-    """Why CUDA cannot be used, or None when it can: its library loads and a one-node graph runs there."""
+    """Why CUDA cannot be used, or None when it can: its library loads and a session of one node starts there."""
     try:
         import onnxruntime
     except ImportError:
@@ -132,7 +135,7 @@ def _cuda_session(model: bytes | str, precision: str = "exact") -> Any:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
     except Exception as error:
-        raise DeviceError(f"the CUDA provider does not start ({str(error).strip().splitlines()[0]})") from error
+        raise DeviceError(f"the CUDA provider does not start ({reason(error)})") from error
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("the CUDA provider does not start; do the CUDA and cuDNN libraries match onnxruntime-gpu?")
     return session
@@ -166,7 +169,22 @@ def _onnxruntime(path: Path, precision: str) -> tuple[str, Run]:
 
 
 def _openvino(path: Path, precision: str) -> tuple[str, Run]:
-    """OpenVINO on the CPU, compiled once per input shape: float32, or bfloat16 where `precision` is "fast"."""
+    """OpenVINO on the CPU: float32, or bfloat16 where `precision` is "fast" and the CPU has it.
+
+    OpenVINO gives the thread that loads it a signal stack and later frees it; on the main thread, the next signal (a
+    data loader's worker that ends, say) would then kill the process. So it has a thread of its own.
+    """
+    thread = ThreadPoolExecutor(1, "openvino")
+    engine, infer = thread.submit(_compile_openvino, path, precision).result()
+
+    def run(batch: Array) -> Array:
+        return thread.submit(infer, batch).result()
+
+    return engine, run
+
+
+def _compile_openvino(path: Path, precision: str) -> tuple[str, Run]:
+    """Compiled once per input shape."""
     import openvino
 
     core = openvino.Core()
@@ -176,15 +194,17 @@ def _openvino(path: Path, precision: str) -> tuple[str, Run]:
     settings = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
     compiled: dict[tuple[int, ...], Any] = {}
 
-    def run(batch: Array) -> Array:
+    def infer(batch: Array) -> Array:
         if batch.shape not in compiled:
-            # One shape at a time: a case has one slice size, and a remainder of it.
+            # A compiled model holds its own copy of weights and buffers: keep a slice size and its remainder, no more.
+            while len(compiled) >= MAX_COMPILED:
+                del compiled[next(iter(compiled))]
             model.reshape(list(batch.shape))
             compiled[batch.shape] = core.compile_model(model, "CPU", settings).create_infer_request()
         request = compiled[batch.shape]
         return np.array(request.infer({0: batch}, share_inputs=True)[0], dtype=np.float32)
 
-    return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", run
+    return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", infer
 
 
 def load_reference(folder: Path) -> Network:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -105,6 +106,12 @@ def predict(
         raise InputError("give INPUT and OUTPUT, or --pet FILE, --ct FILE and OUTPUT")
     if pet is not None and ct is None and not pet_only:
         raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    if input_folder is not None and ct is not None:
+        raise InputError("--ct was given with INPUT, which has a CT of its own; give --pet and --ct, or INPUT alone")
+    if off_cue is not None and fusion is Fusion.components:
+        raise InputError("--off-cue has no part in --fusion components; leave one out")
+    if picture and find_spec("matplotlib") is None:
+        raise MissingPackageError("the picture", "report")
     check_output(output)
     if pet is not None:
         case = read_case(pet, None if pet_only else ct, resample_ct)
@@ -171,7 +178,7 @@ def train_segmenter(
     if localizer is None:
         chosen = replace(chosen, cue_weight=0.0)
     else:
-        write_cues(cases, load(localizer, "cpu"), run)
+        cases = write_cues(cases, load(localizer, device), run)
     train_segmenter(cases, chosen, run, device, workers)
 
 
@@ -209,7 +216,9 @@ def validate(
     method = L2SNet.from_weights(weights or [], device, precision)
     studies = held_out(data, method)
     table = validate(method, studies, resample_ct)
-    shown = Table("", *COLUMNS, title=f"mean over {len(studies)} cases that were not trained on")
+    shown = Table(
+        "", *COLUMNS, title=f"mean over {len(studies)} cases not trained on; Dice and FNV: those with lesions"
+    )
     for name, row in means(table).items():
         shown.add_row(name, *(f"{row[column]:.3f}" for column in COLUMNS))
     Console().print(shown)
@@ -277,6 +286,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"error: {error.format_message()} (see l2snet --help)", error.exit_code, debug)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED, debug)
+    except OSError as error:
+        _fail(f"error: {error}; choose a file or folder with rights and space", 1, debug)
     except MemoryError:
         _fail("error: out of memory; use a machine with more, or close other programs", 1, debug)
     except Exception as error:  # the platform shows the last line of stderr alone: it must say something

@@ -21,6 +21,16 @@ class DeviceError(L2SNetError):
     """The device that was asked for cannot be had."""
 
 
+class TrainingError(L2SNetError):
+    """A training run cannot go on."""
+
+
+def reason(error: BaseException) -> str:
+    """What another program's error says on its last line, or its name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
+
+
 class MissingPackageError(L2SNetError):
     """An optional package is needed for the feature that was asked for."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from l2snet.errors import WeightsError
 from l2snet.networks import build
-from l2snet.training.loop import CASES, CHECKPOINT, RECIPE, load_checkpoint
+from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, load_checkpoint
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.volume import Array
 from l2snet.weights import CONFIG, LOCALIZER, NETWORK, NetworkConfig, write_sums
@@ -62,8 +62,8 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
         "epochs": epochs,
         "cases": json.loads((run / CASES).read_text("utf-8")),
     }
-    if (run / "cues.json").is_file():
-        trained["cues"] = json.loads((run / "cues.json").read_text("utf-8"))
+    if (run / CUES).is_file():
+        trained["cues"] = json.loads((run / CUES).read_text("utf-8"))
     config = NetworkConfig(
         network=recipe.network,
         architecture=recipe.architecture,
@@ -81,6 +81,11 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
 
 def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> None:
     """Write config, network and hashes of a weights folder, aside and then renamed."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise WeightsError(
+            f"{folder} is not a weights folder and is left alone; give one such as weights/{config.network}"
+        )
+    folder = folder.resolve()
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -35,7 +35,7 @@ EMPTY_HIGH, EMPTY_LOW, SURE_HIGH, SPREAD = 50, 150, 20, 2.25
 EXTRA_CUES, DEFAULT_CUE_SIZE = 4, 35
 
 
-def components(probability: Array, cue: Array) -> Array:
+def components(probability: Array, cue: Array, scale: float = 1.0) -> Array:
     """The authors' released post-processing, by 18-connected components; it can place single voxels.
 
     It is kept for comparison: its one-voxel marks satisfy the challenge's FNV but harm a count of lesions.
@@ -50,6 +50,7 @@ def components(probability: Array, cue: Array) -> Array:
     Parameters
     ----------
     probability, cue : (z, y, x) float32 in 0..1, on one grid.
+    scale : volume of a voxel of that grid, in voxels of the working grid, in which the rules count.
 
     Returns
     -------
@@ -59,20 +60,21 @@ def components(probability: Array, cue: Array) -> Array:
     high = probability > HIGH
     low_labels, n_low = ndimage.label(probability > LOW, CONNECTIVITY)
     high_labels, _ = ndimage.label(high, CONNECTIVITY)
-    if _sizes(high_labels).max(initial=0) < EMPTY_HIGH and _sizes(low_labels).max(initial=0) < EMPTY_LOW:
+    largest_high, largest_low = (_sizes(labels).max(initial=0) * scale for labels in (high_labels, low_labels))
+    if largest_high < EMPTY_HIGH and largest_low < EMPTY_LOW:
         return result
     on_cue = cue > CUE
     for label, box in enumerate(ndimage.find_objects(low_labels), start=1):
         inside = low_labels[box] == label
         sure = inside & high[box]
-        if sure.sum() < SURE_HIGH or not (inside & on_cue[box]).any():
+        if sure.sum() * scale < SURE_HIGH or not (inside & on_cue[box]).any():
             _mark_highest(result[box], probability[box], inside)
         elif inside.sum() / sure.sum() > SPREAD:
             result[box][sure] = 1
         else:
             result[box][inside] = 1
     cue_labels, _ = ndimage.label(on_cue, CONNECTIVITY)
-    sizes = np.sort(_sizes(cue_labels))[::-1]
+    sizes = np.sort(_sizes(cue_labels))[::-1] * scale
     rank = n_low + EXTRA_CUES
     smallest = sizes[rank - 1] if len(sizes) >= rank else DEFAULT_CUE_SIZE
     for label, box in enumerate(ndimage.find_objects(cue_labels), start=1):
@@ -80,7 +82,7 @@ def components(probability: Array, cue: Array) -> Array:
         if result[box][inside].any():
             continue
         highest = probability[box][inside].max()
-        if highest > FAINT or (inside.sum() > smallest and highest >= NOTHING):
+        if highest > FAINT or (inside.sum() * scale > smallest and highest >= NOTHING):
             _mark_highest(result[box], probability[box], inside)
     return result
 

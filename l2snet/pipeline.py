@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from l2snet import fuse
 from l2snet.backend import Network, choose_device, load
 from l2snet.case import Case
+from l2snet.errors import WeightsError
 from l2snet.localize import localize
 from l2snet.preprocess import Body, prepare
 from l2snet.segment import segment
@@ -88,8 +90,6 @@ class L2SNet:
             raise ValueError(f"an off-cue threshold of {self.off_cue} was given; expected 0 to 1")
         if not self.localizers or not self.segmenters:
             raise ValueError("at least one localizer and one segmenter are needed")
-        if len({network.config.spacing_mm for network in (*self.localizers, *self.segmenters)}) > 1:
-            raise ValueError("the networks were trained on different working grids and cannot be combined")
 
     @classmethod
     def from_weights(
@@ -114,6 +114,7 @@ class L2SNet:
             [load(find_weights(network, root), device, precision) for root in roots]
             for network in (LOCALIZER, SEGMENTER)
         )
+        _check_roles(localizers, segmenters)
         return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
 
     @property
@@ -165,11 +166,29 @@ class L2SNet:
                 volume.array, cue_volume.array, thresholds["on_cue"], thresholds["off_cue"], thresholds["cue"]
             )
         else:
-            mask = fuse.components(volume.array, cue_volume.array)
+            scale = case.geometry.voxel_ml / body.geometry.voxel_ml
+            mask = fuse.components(volume.array, cue_volume.array, scale)
         notes = [] if case.ct is not None else ["no CT was used: the segmenter saw a blank one"]
         if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
             notes.append("the PET was resampled to the working grid, and the probabilities back")
         return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, tuple(notes))
+
+
+def _check_roles(localizers: Sequence[Network], segmenters: Sequence[Network]) -> None:
+    """Refuse networks that are in each other's folder, or that cannot be combined.
+
+    Raises
+    ------
+    WeightsError : says what is wrong.
+    """
+    for role, networks in ((LOCALIZER, localizers), (SEGMENTER, segmenters)):
+        for network in networks:
+            if network.config.network != role:
+                raise WeightsError(f"the {role} folder holds a {network.config.network}; put each network in its own")
+        if len({json.dumps(dict(network.config.thresholds), sort_keys=True) for network in networks}) > 1:
+            raise WeightsError(f"the {role}s have different thresholds and cannot be averaged; give them the same ones")
+    if len({network.config.spacing_mm for network in (*localizers, *segmenters)}) > 1:
+        raise WeightsError("the networks were trained on different working grids and cannot be combined")
 
 
 def _mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> Array:

@@ -62,6 +62,7 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     InputError, OutputError : see there.
     """
     began = time.perf_counter()
+    _make_way(output, case.name)
     result = method.segment(case)
     if wanted.probability:
         write_volume(result.probability, output / PROBABILITY, compress=False)
@@ -82,6 +83,18 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     path = challenge.write(result.mask, result.name, output)
     logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
     return path
+
+
+def _make_way(output: Path, name: str) -> None:
+    """Remove an earlier mask of this case, so that a failure leaves none, and refuse to add to another case's."""
+    mask = challenge.mask_path(output, name)
+    others = [path.name for path in mask.parent.glob("*") if path != mask and not path.name.startswith(".")]
+    if others:
+        raise OutputError(f"{mask.parent} already holds {others[0]} of another case; choose another output folder")
+    try:
+        mask.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{mask} cannot be written ({error.strerror}); choose another output folder") from error
 
 
 def manifest(

@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from l2snet.errors import InputError, OutputError
+from l2snet.errors import InputError, OutputError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -247,9 +247,8 @@ def read_volume(path: Path, what: str) -> Volume:
         message = str(error)
         raise InputError(message if message.startswith(what) else f"{what}: {path.name}: {message}") from error
     except (RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
-        logger.debug("%s", error)
         raise InputError(
-            f"{what}: {path.name} cannot be read: it is cut off, damaged or not what its ending says; copy it again"
+            f"{what}: {path.name} cannot be read: it is cut off, damaged or not what its ending says ({reason(error)})"
         ) from error
     if not np.isfinite(volume.array).all():
         bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
@@ -275,8 +274,9 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise OutputError(f"{path} cannot be written ({reason}); choose a folder with rights and space") from error
+        raise OutputError(
+            f"{path} cannot be written ({reason(error)}); choose a folder with rights and space"
+        ) from error
 
 
 def _voxels(path: Path, reader: sitk.ImageFileReader) -> Array:
@@ -288,6 +288,9 @@ def _voxels(path: Path, reader: sitk.ImageFileReader) -> Array:
             image: Any = load(path)
         except (filebasedimages.ImageFileError, spatialimages.HeaderDataError) as error:
             raise ValueError(str(error)) from error
+        pixdim = image.header["pixdim"][1:4]
+        if not (np.isfinite(pixdim) & (pixdim > 0)).all():
+            raise InputError(f"a voxel spacing of {pixdim.tolist()} mm was found; expected positive numbers")
         array: Array = image.get_fdata(dtype=np.float32, caching="unchanged")
         return np.ascontiguousarray(array.reshape(array.shape[:3]).T)
     reader.SetOutputPixelType(sitk.sitkFloat32)

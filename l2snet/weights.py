@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 from l2snet.errors import WeightsError
 from l2snet.preprocess import WORKING_SPACING_MM, Window
+
+logger = logging.getLogger(__name__)
 
 CONFIG, NETWORK, SUMS = "config.json", "network.onnx", "SHA256SUMS"
 CHECKED = (CONFIG, NETWORK)
@@ -101,9 +104,16 @@ def find_weights(network: str, chosen: Path | None = None) -> Path:
     WeightsError : none of them exists.
     """
     here = Path(__file__).resolve().parent
-    roots = [chosen] if chosen is not None else [CHALLENGE_MODEL, here / "weights", here.parent / "weights"]
+    uploaded = CHALLENGE_MODEL.is_dir() and any(CHALLENGE_MODEL.iterdir())
+    if chosen is not None:
+        roots = [chosen]
+    elif uploaded:  # never mixed with, or silently replaced by, the weights of the image
+        roots = [CHALLENGE_MODEL]
+    else:
+        roots = [here / "weights", here.parent / "weights"]
     for root in roots:
         if (root / network).is_dir():
+            logger.info("%s: %s", network, root / network)
             return root / network
     looked = ", ".join(str(root / network) for root in roots)
     raise WeightsError(
@@ -144,7 +154,7 @@ def read_sums(folder: Path) -> dict[str, str]:
             raise WeightsError(
                 f"the weights folder {folder} has no {name}; copy it again, or give another with --weights"
             )
-    lines = (folder / SUMS).read_text("utf-8").splitlines()
+    lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in CHECKED:
         if name not in sums:

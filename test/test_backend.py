@@ -103,7 +103,7 @@ UNUSABLE = {
     "not installed": (None, "onnxruntime-gpu is not installed"),
     "built for the CPU": (Sessions(CUDA, available=()), "the installed onnxruntime has no CUDA provider"),
     "falls back in silence": (Sessions(CPU), "the CUDA provider does not start; do the CUDA and cuDNN libraries match"),
-    "raises": (Sessions(RuntimeError("libcudnn.so.9 is missing\nat line 3")), r"\(libcudnn.so.9 is missing\)"),
+    "raises": (Sessions(RuntimeError("at line 3\nlibcudnn.so.9 is missing\n")), r"\(libcudnn.so.9 is missing\)"),
     "raises without a word": (Sessions(RuntimeError()), "the CUDA provider does not start"),
 }
 
@@ -197,6 +197,11 @@ def test_load_on_the_cpu(identity: Path) -> None:
     for shape in ((1, 1, 32, 64), (3, 1, 32, 64), (1, 1, 64, 32), (1, 1, 32, 64)):  # the last one compiled before
         x = rng.random(shape, np.float32)
         np.testing.assert_array_equal(network(x), x)
+
+
+def test_an_unknown_precision_is_refused(identity: Path) -> None:
+    with pytest.raises(ValueError, match="precision 'half' is not known; expected one of exact, fast"):
+        load(identity, "cpu", "half")
 
 
 def test_results_are_copies(identity: Path) -> None:

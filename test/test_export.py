@@ -346,10 +346,18 @@ def test_weights_that_do_not_fit_float16_are_refused(tmp_path: Path, segmenter: 
 def test_export_replaces_an_older_folder(tmp_path: Path, segmenter: Exported) -> None:
     folder = tmp_path / SEGMENTER
     folder.mkdir()
-    (folder / "metrics.json").write_text("of the older weights")
+    for name in (CONFIG, NETWORK, SUMS, "metrics.json"):
+        (folder / name).write_text("of the older weights")
     export_run(segmenter.run, folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, NETWORK, SUMS])
     assert (folder / NETWORK).read_bytes() == (segmenter.folder / NETWORK).read_bytes()
+
+
+def test_export_leaves_a_folder_that_holds_no_weights_alone(tmp_path: Path, segmenter: Exported) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(WeightsError, match="is not a weights folder and is left alone"):
+        export_run(segmenter.run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(

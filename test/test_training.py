@@ -19,15 +19,15 @@ from torch.utils.data import Dataset
 
 from l2snet.backend import Network
 from l2snet.case import Case
-from l2snet.errors import InputError
+from l2snet.errors import DeviceError, InputError, TrainingError
 from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.training import loop
 from l2snet.training.cache import CachedCase, write_case
 from l2snet.training.datasets import Sample, WindowDataset
-from l2snet.training.loop import CASES, CHECKPOINT, LOG, RECIPE, fit, load_checkpoint
+from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load_checkpoint
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
-from l2snet.training.train import CUES, train_localizer, train_segmenter, write_cues
+from l2snet.training.train import train_localizer, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume
 from l2snet.weights import NetworkConfig
 
@@ -132,7 +132,8 @@ def bright(size: tuple[int, ...], channels: int, where: tuple[slice, ...], windo
 
 
 SLICE = replace(LOCALIZER, crop=(64, 64), widths=(32, 32, 16, 16, 8), learning_rate=0.05, steps_per_epoch=15)
-WINDOW = replace(SEGMENTER, crop=(8, 16, 16), widths=(8, 16), learning_rate=0.01, steps_per_epoch=25)
+WINDOW = replace(SEGMENTER, crop=(8, 16, 16), widths=(8, 16), learning_rate=0.03, steps_per_epoch=50)
+CHANNELS = replace(WINDOW, norm="channels", learning_rate=0.01, steps_per_epoch=40)
 NONE, BLOCK = (slice(0, 0),), (slice(16, 34), slice(16, 34))
 LEFT, RIGHT = (..., slice(None, 8)), (..., slice(8, None))
 
@@ -142,7 +143,7 @@ LEFT, RIGHT = (..., slice(None, 8)), (..., slice(8, None))
     [
         pytest.param(SLICE, (BLOCK, NONE), id="phase 1"),
         pytest.param(WINDOW, (LEFT, RIGHT), id="window norm"),
-        pytest.param(replace(WINDOW, norm="channels"), (LEFT, RIGHT), id="channel norm"),
+        pytest.param(CHANNELS, (LEFT, RIGHT), id="channel norm"),
     ],
 )
 def test_one_batch_is_learnt_by_heart(
@@ -290,6 +291,38 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(
     assert_same_result(tmp_path / "whole", tmp_path / "run")
 
 
+# What it refuses
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    """The second epoch meets a NaN: the first one's checkpoint and log line stay."""
+    good = {"image": torch.ones(1, 2, 2, 2), "truth": torch.ones(1, 2, 2, 2)}
+    bad = {**good, "image": torch.full((1, 2, 2, 2), torch.nan)}
+    recipe = SegmenterRecipe(epochs=3, steps_per_epoch=1, batch=1)
+    with pytest.raises(TrainingError, match=r"the loss of epoch 2 is nan; .* lower the learning rate"):
+        fit(one_filter(0.0), Samples([good, bad]), recipe, tmp_path, ["a"], "cpu")
+    stored, metadata = tensors(tmp_path)
+    assert metadata == {"epoch": "1"}
+    assert all(torch.isfinite(value).all() for value in stored.values())
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch finds a GPU here")
+def test_training_is_never_silently_on_the_cpu(
+    tmp_path: Path, cases: list[CachedCase], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DeviceError, match="CUDA was asked for and PyTorch finds no GPU"):
+        train_segmenter(cases, SEGMENTER, tmp_path / "run", "cuda")
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "auto", stop_after=1)
+    assert "training on the CPU" in caplog.text
+
+
+def test_encoder_weights_that_cannot_be_had_are_an_error(tmp_path: Path, cases: list[CachedCase]) -> None:
+    recipe = replace(LOCALIZER, encoder_weights=str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(InputError, match=r"the encoder weights .*nowhere.safetensors' cannot be had .*, or none"):
+        train_localizer(cases, recipe, tmp_path / "run", "cpu")
+
+
 # What it leaves
 
 
@@ -392,20 +425,40 @@ def fake_localizer(seen: list[str], sha256: str = "0" * 64) -> Network:
 def test_write_cues_records_who_made_them_and_what_it_had_seen(
     tmp_path: Path, cases: list[CachedCase], trained_on: list[str], seen: list[str]
 ) -> None:
-    write_cues(cases, fake_localizer(trained_on, "ab" * 32), tmp_path / "run")
+    with_cues = write_cues(cases, fake_localizer(trained_on, "ab" * 32), tmp_path / "run")
     record = json.loads((tmp_path / "run" / CUES).read_text("utf-8"))
     assert record == {"localizer_sha256": "ab" * 32, "cases_the_localizer_was_trained_on": seen}
-    for case in cases:
-        cue = CachedCase(case.folder).cue
-        assert cue is not None
-        assert cue.dtype == np.float16
-        np.testing.assert_allclose(cue, case.suv.astype(np.float32) / 35, atol=2e-3)
+    assert [case.name for case in with_cues] == ["a", "b"]
+    for case in with_cues:
+        assert case.cue is not None
+        assert case.cue.dtype == np.float16
+        np.testing.assert_allclose(case.cue, case.suv.astype(np.float32) / 35, atol=2e-3)
+
+
+def test_cues_are_computed_once_by_each_localizer(tmp_path: Path, cases: list[CachedCase]) -> None:
+    """Two runs on one cache, with two localizers: neither sees the other's cues."""
+    calls: list[str] = []
+
+    def localizer(sha256: str, value: float) -> Network:
+        def run(batch: Array) -> Array:
+            calls.append(sha256)
+            return np.full_like(batch[:, :1], value)
+
+        return replace(fake_localizer([], sha256), run=run)
+
+    one = write_cues(cases, localizer("ab" * 32, 0.25), tmp_path / "one")
+    count = len(calls)
+    other = write_cues(cases, localizer("cd" * 32, 0.75), tmp_path / "other")
+    again = write_cues(cases, localizer("ab" * 32, 0.25), tmp_path / "third")
+    assert len(calls) == 2 * count > 0
+    for found, value in ((one, 0.25), (other, 0.75), (again, 0.25)):
+        assert all((case.cue == value).all() for case in found)
 
 
 def test_cues_of_another_localizer_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
     """The cue weighs the loss: a run that goes on with another one is another run."""
-    write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
-    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    with_cues = write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
+    train_segmenter(with_cues, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
     write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
     with pytest.raises(InputError, match="another run"):
         write_cues(cases, fake_localizer([], "cd" * 32), tmp_path / "run")

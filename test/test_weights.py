@@ -227,11 +227,20 @@ def test_lookup_order(places: dict[str, Path], network: str) -> None:
     assert find_weights(network, places["chosen"]) == places["chosen"] / network
 
 
-def test_a_place_without_this_network_is_passed_over(places: dict[str, Path]) -> None:
+def test_a_copy_without_this_network_is_passed_over(places: dict[str, Path]) -> None:
+    (places["wheel"] / LOCALIZER).mkdir(parents=True)
+    (places["checkout"] / SEGMENTER).mkdir(parents=True)
+    places["challenge"].mkdir(parents=True)  # there, and empty: nothing was uploaded
+    assert find_weights(SEGMENTER) == places["checkout"] / SEGMENTER
+    assert find_weights(LOCALIZER) == places["wheel"] / LOCALIZER
+
+
+def test_an_uploaded_model_is_never_mixed_with_the_programs_own(places: dict[str, Path]) -> None:
     (places["challenge"] / LOCALIZER).mkdir(parents=True)
     (places["wheel"] / SEGMENTER).mkdir(parents=True)
-    assert find_weights(SEGMENTER) == places["wheel"] / SEGMENTER
     assert find_weights(LOCALIZER) == places["challenge"] / LOCALIZER
+    with pytest.raises(WeightsError, match=re.escape(f"(looked for {places['challenge'] / SEGMENTER})")):
+        find_weights(SEGMENTER)
 
 
 def test_chosen_weights_are_never_replaced_by_others(places: dict[str, Path]) -> None:
@@ -245,5 +254,5 @@ def test_chosen_weights_are_never_replaced_by_others(places: dict[str, Path]) ->
 def test_no_weights_names_every_place(places: dict[str, Path]) -> None:
     with pytest.raises(WeightsError, match="no weights of the localizer") as caught:
         find_weights(LOCALIZER)
-    for name in ("challenge", "wheel", "checkout"):
+    for name in ("wheel", "checkout"):
         assert str(places[name] / LOCALIZER) in str(caught.value)

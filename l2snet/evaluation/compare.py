@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from l2snet.errors import InputError
+from l2snet.errors import InputError, reason
 from l2snet.evaluation.metrics import dice
 from l2snet.sources.challenge import OUTPUT, SUFFIX
 from l2snet.volume import Volume
@@ -85,8 +85,7 @@ def _read(path: Path) -> tuple[Volume, int]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path} cannot be read, is it cut off or damaged? ({reason})") from error
+        raise InputError(f"{path} cannot be read, is it cut off or damaged? ({reason(error)})") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"{path} is a {image.GetDimension()}D image with {image.GetNumberOfComponentsPerPixel()} value(s) a voxel; "

@@ -14,6 +14,7 @@ from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.evaluation.metrics import dice, false_negative_ml, false_positive_ml
 from l2snet.pipeline import L2SNet
+from l2snet.preprocess import working_geometry
 from l2snet.sources.autopet import find_studies, read_study
 from l2snet.volume import Array
 from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
@@ -35,6 +36,8 @@ def held_out(root: Path, method: L2SNet) -> list[Path]:
     InputError : every study was trained on.
     """
     networks = (*method.localizers, *method.segmenters)
+    if any("cases" not in network.config.trained for network in networks):
+        raise InputError("these weights do not say what they were trained on; no case can be called held out")
     seen = {name for network in networks for name in network.config.trained.get("cases", [])}
     studies = [folder for folder in find_studies(root) if folder.name not in seen]
     if not studies:
@@ -71,19 +74,22 @@ def predictions(method: L2SNet, case: Case) -> Mapping[str, Array]:
         LOCALIZER_ROW: (cue > thresholds["cue"]).astype(np.uint8),
         "3D alone": (probability > 0.5).astype(np.uint8),
         **fused,
-        "L2SNet, components": fuse.components(probability, cue),
+        "L2SNet, components": fuse.components(
+            probability, cue, case.geometry.voxel_ml / working_geometry(case.geometry).voxel_ml
+        ),
     }
 
 
 def score(case: Case, mask: Array) -> Row:
-    """The challenge's three numbers of one mask."""
+    """The challenge's three numbers of one mask; Dice and FNV are NaN where there is no lesion (challenge2024)."""
     if case.lesions is None:
         raise InputError(f"case {case.name} has no lesion mask to compare with")
     truth, voxel_ml = case.lesions.array > 0.5, case.geometry.voxel_ml
+    lesions = bool(truth.any())
     return {
-        "dice": dice(truth, mask),
+        "dice": dice(truth, mask) if lesions else float("nan"),
         "fpv_ml": false_positive_ml(truth, mask, voxel_ml),
-        "fnv_ml": false_negative_ml(truth, mask, voxel_ml),
+        "fnv_ml": false_negative_ml(truth, mask, voxel_ml) if lesions else float("nan"),
     }
 
 
@@ -98,8 +104,9 @@ def write_metrics(table: Mapping[str, Mapping[str, Row]], method: L2SNet, weight
 
 
 def means(table: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:
-    """Mean over cases, per row."""
-    return {
-        name: {column: float(np.mean([row[column] for row in rows.values()])) for column in COLUMNS}
-        for name, rows in table.items()
-    }
+    """Mean per row over the cases where the number is defined; NaN where it is for none."""
+    result: dict[str, Row] = {}
+    for name, rows in table.items():
+        values = {column: [row[column] for row in rows.values() if np.isfinite(row[column])] for column in COLUMNS}
+        result[name] = {column: float(np.mean(v)) if v else float("nan") for column, v in values.items()}
+    return result

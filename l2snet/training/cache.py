@@ -23,9 +23,13 @@ DONE = "case.json"
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A folder of memory-mapped (z, y, x) arrays on the working grid, cut to the body box."""
+    """A folder of memory-mapped (z, y, x) arrays on the working grid, cut to the body box.
+
+    `cue_name` is the file of the location cue; each localizer has its own.
+    """
 
     folder: Path
+    cue_name: str = "cue"
 
     @property
     def name(self) -> str:
@@ -36,6 +40,12 @@ class CachedCase:
     def is_whole(self) -> bool:
         """Whether the case was written to its end."""
         return (self.folder / DONE).is_file()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`case.json`: `source` and `geometry`."""
+        record: dict[str, Any] = json.loads((self.folder / DONE).read_text("utf-8"))
+        return record
 
     @cached_property
     def suv(self) -> Array:
@@ -53,10 +63,15 @@ class CachedCase:
         """Lesion mask, uint8."""
         return _mapped(self.folder / "lesions.npy")
 
+    @property
+    def cue_path(self) -> Path:
+        """Where the cue lies."""
+        return self.folder / f"{self.cue_name}.npy"
+
     @cached_property
     def cue(self) -> Array | None:
         """The localizer's probability, float16; None before `l2snet train segmenter` has computed it."""
-        path = self.folder / "cue.npy"
+        path = self.cue_path
         return _mapped(path) if path.is_file() else None
 
     @cached_property
@@ -67,19 +82,25 @@ class CachedCase:
     def body(self) -> Body:
         """The arrays as inference takes them; every voxel of the box is body."""
         ct = None if self.ct is None else self.ct.astype(np.float32)
-        stored: dict[str, Any] = json.loads((self.folder / DONE).read_text("utf-8"))
+        stored = self.record["geometry"]
         geometry = Geometry(**{name: _tuples(value) for name, value in stored.items()})
         return Body(self.suv.astype(np.float32), ct, np.ones(self.suv.shape, bool), geometry)
 
 
-def write_case(case: Case, root: Path) -> CachedCase:
+def write_case(case: Case, root: Path, source: str = "") -> CachedCase:
     """Write one case aside and rename it, so that a folder of its name is always whole.
+
+    Parameters
+    ----------
+    source : where the case comes from; kept, so that another case of the same name is told apart.
 
     Raises
     ------
-    InputError : the case has no lesion mask.
+    InputError : the case has no lesion mask, or a folder that is no cached case has its name.
     """
     folder = root / case.name
+    if folder.exists() and not CachedCase(folder).is_whole:
+        raise InputError(f"{folder} is not a cached case and is left alone; choose another folder with --cache")
     if case.lesions is None:
         raise InputError(f"case {case.name} has no lesion mask; training needs one")
     body = prepare(case)
@@ -92,7 +113,7 @@ def write_case(case: Case, root: Path) -> CachedCase:
         np.save(aside / "ct.npy", np.clip(np.rint(body.ct), -1024, 3071).astype(np.int16))
     np.save(aside / "lesions.npy", (lesions.array >= 0.5).astype(np.uint8))
     geometry = {name: getattr(body.geometry, name) for name in ("size", "spacing_mm", "origin_mm", "direction")}
-    (aside / DONE).write_text(json.dumps(geometry), "utf-8")
+    (aside / DONE).write_text(json.dumps({"source": source, "geometry": geometry}), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     logger.info("cached %s: %s", case.name, body.geometry)

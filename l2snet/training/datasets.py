@@ -43,9 +43,8 @@ class SliceDataset(Dataset[Sample]):
         ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
         planes = np.concatenate([case.suv[:, ys], case.lesions[:, y : y + 1]], axis=1).astype(np.float32)
         planes = planes.transpose(1, 0, 2)
-        crop = _read_size(self.recipe.crop)
-        start = [_random_start(n, size, rng) for n, size in zip(planes.shape[1:], crop, strict=True)]
-        planes = _crop(planes, start, crop)
+        start = _random_start(planes.shape[1:], self.recipe.crop, rng)
+        planes = _crop_with_margin(planes, start, self.recipe.crop)
         data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
         data = self.transforms(**data)
         image = self.recipe.pet(data["image"].numpy())
@@ -70,22 +69,29 @@ class WindowDataset(Dataset[Sample]):
         on_lesion = bool(self.with_lesion) and rng.random() < recipe.lesion_share
         pool = self.with_lesion if on_lesion else self.cases
         case = pool[rng.integers(len(pool))]
-        size = _read_size(recipe.crop)
         if on_lesion:
             voxel = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
-            start = [int(v) - n // 2 for v, n in zip(voxel, size, strict=True)]
+            start = [int(v) - n // 2 for v, n in zip(voxel, recipe.crop, strict=True)]
         else:
-            start = [_random_start(n, s, rng) for n, s in zip(case.suv.shape, size, strict=True)]
-        pet = recipe.pet(_crop(case.suv, start, size))
+            start = _random_start(case.suv.shape, recipe.crop, rng)
+        pet = recipe.pet(_crop_with_margin(case.suv, start, recipe.crop))
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
-        ct = np.zeros_like(pet) if ct_array is None else recipe.ct(_crop(ct_array, start, size, outside=recipe.ct.low))
+        ct = (
+            np.zeros_like(pet)
+            if ct_array is None
+            else recipe.ct(_crop_with_margin(ct_array, start, recipe.crop, recipe.ct.low))
+        )
         data = {
             "image": torch.from_numpy(np.stack([pet, ct])),
-            "segmentation": torch.from_numpy(_crop(case.lesions, start, size)[None].astype(np.float32)),
+            "segmentation": torch.from_numpy(
+                _crop_with_margin(case.lesions, start, recipe.crop)[None].astype(np.float32)
+            ),
         }
         if recipe.cue_weight and case.cue is not None:
-            data["regression_target"] = torch.from_numpy(_crop(case.cue, start, size)[None].astype(np.float32))
+            data["regression_target"] = torch.from_numpy(
+                _crop_with_margin(case.cue, start, recipe.crop)[None].astype(np.float32)
+            )
         data = self.transforms(**data)
         image = data["image"]
         if ct_array is None:
@@ -103,17 +109,18 @@ def _seeded(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index])
 
 
-def _read_size(crop: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(np.ceil(n * MARGIN)) for n in crop)
-
-
-def _random_start(n: int, size: int, rng: np.random.Generator) -> int:
+def _random_start(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Uniform over the places where the crop lies inside, or where it holds everything."""
-    return int(rng.integers(min(0, n - size), max(0, n - size) + 1))
+    return [int(rng.integers(min(0, n - c), max(0, n - c) + 1)) for n, c in zip(size, crop, strict=True)]
 
 
-def _crop(array: Array, start: Sequence[int], size: Sequence[int], outside: float = 0.0) -> Array:
-    """The box of `size` voxels at `start` of the last axes, `outside` where it leaves the array; a float32 copy."""
+def _crop_with_margin(array: Array, start: Sequence[int], crop: Sequence[int], outside: float = 0.0) -> Array:
+    """The crop at `start` of the last axes and `MARGIN` around it, which the transforms cut off again; float32.
+
+    `outside` fills what lies beyond the array.
+    """
+    size = [int(np.ceil(n * MARGIN / 2)) * 2 for n in crop]
+    start = [at - (s - c) // 2 for at, s, c in zip(start, size, crop, strict=True)]
     lead = array.ndim - len(size)
     out = np.full(array.shape[:lead] + tuple(size), outside, dtype=np.float32)
     source, target = [slice(None)] * lead, [slice(None)] * lead

@@ -10,6 +10,7 @@ import csv
 import ctypes
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,13 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from l2snet.errors import InputError
+from l2snet.errors import DeviceError, InputError, TrainingError
 from l2snet.training.losses import bce_dice
 from l2snet.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-RECIPE, CASES, LOG, CHECKPOINT = "recipe.json", "cases.json", "log.csv", "checkpoint.safetensors"
+RECIPE, CASES, CUES = "recipe.json", "cases.json", "cues.json"
+LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
 
 
 def fit(
@@ -57,7 +59,7 @@ def fit(
     ------
     InputError : the run folder holds another recipe or other cases.
     """
-    fabric = start_fabric(device)
+    fabric = start_fabric(device, recipe.batch)
     start_run(run, recipe, cases)
     network = network.to(memory_format=_memory_format(network))
     optimizer = torch.optim.SGD(
@@ -91,6 +93,10 @@ def fit(
                 total += loss.detach()
                 bar.update(task, advance=1, epoch=epoch + 1)
             mean = torch.as_tensor(fabric.all_reduce(total / recipe.steps_per_epoch)).item()
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"the loss of epoch {epoch + 1} is {mean}; the last checkpoint is kept; lower the learning rate"
+                )
             if fabric.is_global_zero:
                 _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began)
                 logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
@@ -100,14 +106,25 @@ def fit(
     return run / CHECKPOINT
 
 
-def start_fabric(device: str) -> Fabric:
-    """Lightning Fabric on the device: bf16 on a CPU and on a GPU that has it, else fp16 with loss scaling."""
+def start_fabric(device: str, batch: int) -> Fabric:
+    """Lightning Fabric on the CPU, or on every GPU that the batch can be shared among; bf16 where the device has it.
+
+    Raises
+    ------
+    DeviceError : CUDA was asked for and cannot be had.
+    """
     _keep_freed_memory()
-    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}[device]
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    half = on_gpu and not torch.cuda.is_bf16_supported()
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if device == "cuda" and not gpus:
+        raise DeviceError("CUDA was asked for and PyTorch finds no GPU; repair the driver, or use --device cpu")
+    if device == "auto" and not gpus:
+        logger.warning("PyTorch finds no GPU: training on the CPU")
+    if gpus > 1 and batch % gpus:
+        logger.warning("a batch of %d cannot be shared evenly among %d GPUs: one is used", batch, gpus)
+        gpus = 1
+    half = not gpus or torch.cuda.is_bf16_supported(including_emulation=False)
     fabric = Fabric(
-        accelerator=accelerator, devices="auto" if on_gpu else 1, precision="16-mixed" if half else "bf16-mixed"
+        accelerator="cuda" if gpus else "cpu", devices=gpus or 1, precision="bf16-mixed" if half else "32-true"
     )
     fabric.launch()
     return fabric
@@ -115,14 +132,22 @@ def start_fabric(device: str) -> Fabric:
 
 def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
     """Write a new run's recipe and cases, or check that they are those of the run that is there."""
-    wanted = {RECIPE: recipe.to_json(), CASES: json.dumps(sorted(cases), indent=1) + "\n"}
-    run.mkdir(parents=True, exist_ok=True)
-    for name, text in wanted.items():
-        path = run / name
-        if not path.is_file():
-            path.write_text(text, "utf-8")
-        elif path.read_text("utf-8") != text:
-            raise InputError(f"{path} is of another run: give the same options to continue it, or another run folder")
+    start_record(run / RECIPE, recipe.to_json())
+    start_record(run / CASES, json.dumps(sorted(cases), indent=1) + "\n")
+
+
+def start_record(path: Path, text: str) -> None:
+    """Write a file of a new run, or check that it says the same in the run that is there.
+
+    Raises
+    ------
+    InputError : it says something else.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    elif path.read_text("utf-8") != text:
+        raise InputError(f"{path} is of another run: give the same options to continue it, or another run folder")
 
 
 def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:

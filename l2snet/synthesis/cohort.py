@@ -1,0 +1,135 @@
+"""Many synthetic bodies as study folders in the autoPET layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from l2snet.case import Case
+from l2snet.errors import InputError, OutputError
+from l2snet.progress import track
+from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, SUV, read_study
+from l2snet.synthesis.body import SCANNER_GRIDS, VERSION, Options, synthesize
+from l2snet.synthesis.drawing import Spacing
+from l2snet.synthesis.sheet import picture_sheet
+from l2snet.synthesis.tumours import read_tumours
+from l2snet.volume import read_volume, write_volume
+
+logger = logging.getLogger(__name__)
+RECORD = "bodies.json"
+SHEET_CASES = 12
+# With grids drawn at random this share stays on the organ map's own, the grid of the training data.
+OWN_GRID = 0.5
+
+
+def write_cohort(
+    organs: Path,
+    out: Path,
+    count: int,
+    seed: int,
+    spacing: str = "own",
+    tumours: Path | None = None,
+    leave_out: Iterable[str] = (),
+    sheet: Path | None = None,
+) -> None:
+    """Write `count` bodies, seeds `seed` onwards; those that are there already are kept.
+
+    Parameters
+    ----------
+    organs : an organ map, or a folder of them, used in an order that the first seed shuffles.
+    spacing : "own" for the organ map's grid, "mixed" for scanners' grids in half of the bodies, or "X,Y,Z" in mm.
+    tumours : study folders of real tumours to paste, but for those in `leave_out`.
+    sheet : PNG of the first bodies.
+
+    Raises
+    ------
+    InputError : there is no organ map or tumour, or OUT holds bodies of another version.
+    OutputError : a file cannot be written.
+    """
+    maps = _organ_maps(organs)
+    order = np.random.default_rng([VERSION, seed]).permutation(len(maps))
+    real = read_tumours(tumours, set(leave_out)) if tumours is not None else []
+    record = _read_record(out / RECORD)
+    for index in track(range(count), "synthetic bodies", count):
+        number = seed + index
+        # Each round shifts by one: a map's bodies do not all have tumours, or all have none.
+        path = maps[order[(index + index // len(maps)) % len(maps)]]
+        folder = out / f"body_{number:06d}"
+        grid = _spacing_of(spacing, number)
+        entry = {
+            "seed": number,
+            "version": VERSION,
+            "organs": path.name,
+            "spacing_mm": None if grid is None else list(grid[::-1]),
+            "tumours": " ".join(one.name for one in real),
+        }
+        known = record.get(folder.name)
+        if known is not None and (folder / SUV).is_file():
+            if known != entry:
+                raise InputError(f"{folder} was made with other settings ({out / RECORD}); choose another folder")
+            continue
+        case = synthesize(read_volume(path, "organ map"), number, Options(grid, tumours=real), folder.name)
+        _write_study(case, folder)
+        record[folder.name] = entry
+        _write_record(record, out / RECORD)
+    if sheet is not None:
+        names = [out / f"body_{seed + index:06d}" for index in range(min(count, SHEET_CASES))]
+        picture_sheet([read_study(folder, ct_optional=True) for folder in names], sheet)
+
+
+def _organ_maps(organs: Path) -> list[Path]:
+    maps = [organs] if organs.is_file() else sorted(organs.glob("*.nii.gz"))
+    if not maps:
+        raise InputError(f"no organ map was found in {organs}: expected .nii.gz label maps, or one such file")
+    return maps
+
+
+def _spacing_of(spacing: str, number: int) -> Spacing | None:
+    """The grid of a body, (z, y, x) mm; None for its organ map's."""
+    if spacing == "own":
+        return None
+    if spacing == "mixed":
+        rng = np.random.default_rng([VERSION, number, 99])
+        return None if rng.random() < OWN_GRID else SCANNER_GRIDS[int(rng.integers(len(SCANNER_GRIDS)))]
+    try:
+        x, y, z = (float(part) for part in spacing.split(","))
+    except ValueError as error:
+        raise InputError(f"--spacing {spacing!r} was given; expected own, mixed, or X,Y,Z in mm") from error
+    if not all(0.5 <= s <= 12 for s in (x, y, z)):
+        raise InputError(f"--spacing {spacing!r} was given; expected voxels of 0.5 to 12 mm")
+    return (z, y, x)
+
+
+def _write_study(case: Case, folder: Path) -> None:
+    """The SUV comes last, so that a study that has one is whole."""
+    if case.ct is not None:
+        rounded = np.rint(case.ct.array).astype(np.int16)
+        write_volume(case.ct.with_array(rounded), folder / CT_RESAMPLED, compress=True)
+    if case.lesions is not None:
+        write_volume(case.lesions, folder / LESIONS, compress=True)
+    # Half precision is what training keeps; without the noise of the last digits the file is half as large.
+    halved = case.suv.array.astype(np.float16).astype(np.float32)
+    write_volume(case.suv.with_array(halved), folder / SUV, compress=True)
+
+
+def _read_record(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        record: dict[str, object] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON; choose another folder or delete it") from error
+    return record
+
+
+def _write_record(record: dict[str, object], path: Path) -> None:
+    aside = path.with_suffix(".tmp")
+    try:
+        aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); choose a folder with rights and space") from error
