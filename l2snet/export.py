@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from l2snet.errors import WeightsError
+from l2snet.errors import WeightsError, reason
 from l2snet.networks import build
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, load_checkpoint
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
@@ -99,7 +99,7 @@ def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> Non
 
 def to_onnx(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
     """The network and a sigmoid as ONNX; batch and, where no norm spans the window, spatial sizes are free."""
-    network = WithSigmoid(network.cpu().float().eval())
+    network = WithSigmoid(network).cpu().float().eval()
     spatial = config.window or (2 * config.multiple, 3 * config.multiple)
     channels = int(config.architecture["in_channels"])
     free = config.architecture.get("norm") != "window"
@@ -129,7 +129,9 @@ def _with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
-        name, half = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+        name = tensor.name
+        with np.errstate(over="ignore"):
+            half = numpy_helper.to_array(tensor).astype(np.float16)
         if not np.isfinite(half).all():
             raise ValueError(f"the weights {name} do not fit float16")
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
@@ -158,7 +160,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_network(path: Path, config: NetworkConfig) -> nn.Module:
     """The PyTorch network of a weights folder, in evaluation mode."""
     network = build(config.network, config.architecture)
-    missing, unexpected = network.load_state_dict(read_weights(path), strict=False)
+    try:
+        missing, unexpected = network.load_state_dict(read_weights(path), strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not hold the network that its config names ({reason(error)})") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise WeightsError(

@@ -62,6 +62,10 @@ class NetworkConfig:
             raise ValueError(f"slices is {self.slices}; expected 1, 3, 5 or 7")
         if (self.window is None) != (self.network == LOCALIZER):
             raise ValueError("a segmenter needs a window, and a localizer has none")
+        if self.multiple < 1:
+            raise ValueError(f"multiple is {self.multiple}; expected at least 1")
+        if self.window is not None and len(self.window) != 3:
+            raise ValueError(f"window {self.window} does not have three axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
         wanted = {"cue"} if self.network == LOCALIZER else {"on_cue", "off_cue"}
@@ -138,7 +142,7 @@ def read_config(folder: Path) -> NetworkConfig:
             )
     try:
         return NetworkConfig.from_json((folder / CONFIG).read_text("utf-8"))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{folder / CONFIG} cannot be used: {error}") from error
 
 

@@ -20,7 +20,7 @@ class Res2NetUNet(nn.Module):
     ----------
     in_channels : slices stacked as channels, odd.
     widths : decoder widths from the deepest stage on.
-    encoder_weights : None, "imagenet" (timm fetches its own), or a local file of timm's weights (.safetensors).
+    encoder_weights : None, "imagenet" (timm fetches its own), or a local .safetensors file of timm's.
         With one input channel the ImageNet filters are summed over colour.
     """
 
@@ -34,9 +34,9 @@ class Res2NetUNet(nn.Module):
     ) -> None:
         super().__init__()
         overlay = {"file": encoder_weights} if encoder_weights and encoder_weights != "imagenet" else None
-        if overlay and not Path(overlay["file"]).is_file():
+        if overlay and not (Path(overlay["file"]).is_file() and overlay["file"].endswith(".safetensors")):
             raise FileNotFoundError(
-                f"there is no file of encoder weights {encoder_weights}; expected 'imagenet' or a file"
+                f"there is no file of encoder weights {encoder_weights}; expected 'imagenet' or a .safetensors file"
             )
         self.encoder = timm.create_model(
             ENCODER,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from l2snet.backend import Network
 from l2snet.errors import InputError, reason
@@ -48,10 +49,9 @@ def cache_study(folder: Path, cache: Path, resample_ct: bool) -> CachedCase:
     source = f"{folder.resolve()}{' with its CT resampled' if resample_ct else ''}"
     if not cached.is_whole:
         return write_case(read_study(folder, resample_ct), cache, source)
-    if cached.record["source"] != source:
-        raise InputError(
-            f"{cached.folder} was made from {cached.record['source']}, not {source}; choose another --cache"
-        )
+    found = cached.record.get("source", "something unknown")
+    if found != source:
+        raise InputError(f"{cached.folder} was made from {found}, not {source}; remove it, or choose another --cache")
     return cached
 
 
@@ -67,6 +67,7 @@ def train_localizer(
     architecture = dict(recipe.architecture)
     if not (run / CHECKPOINT).is_file():
         architecture["encoder_weights"] = recipe.encoder_weights
+    torch.manual_seed(recipe.seed)
     try:
         network = build(recipe.network, architecture)
     except Exception as error:
@@ -89,6 +90,7 @@ def train_segmenter(
     stop_after: int | None = None,
 ) -> Path:
     """Phase 2 (section 3.3); the cases hold their cues (`write_cues`) unless the recipe has no cue weight."""
+    torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     names = [case.name for case in cases]
     return fit(network, WindowDataset(cases, recipe), recipe, run, names, device, workers, stop_after)
