@@ -100,7 +100,14 @@ def write_metrics(table: Mapping[str, Mapping[str, Row]], method: L2SNet, weight
         part = {name: table[name] for name in table if name in names}
         record = {"settings": method.settings, "means": means(part), "cases": part}
         path = find_weights(network, weights) / METRICS
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        path.write_text(json.dumps(_without_nan(record), indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def _without_nan(value: object) -> object:
+    """NaN, which JSON does not have, to null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def means(table: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:
