@@ -15,6 +15,8 @@ MIN_SLICES = 2
 MAX_BODY_MEDIAN_SUV = 100.0
 # Nothing in a body imaged after FDG stays this cold: such a PET was scaled to something else than SUV.
 MIN_HOTTEST_SUV = 0.2
+# Reconstruction leaves small negative values; a CT goes down to -1000.
+MIN_COLDEST_SUV = -50.0
 # HU of a body run from air or fat (below -50) to bone; scaled or shifted CTs do not.
 MIN_CT_RANGE_HU = 200.0
 MAX_COLDEST_CT_HU = -20.0
@@ -75,6 +77,11 @@ def check_suv(array: Array) -> None:
     if hottest <= 0:
         raise InputError(
             f"the PET has no positive voxel (highest {hottest:g}); expected SUV, which is positive in the body"
+        )
+    coldest = float(array.min())
+    if coldest < MIN_COLDEST_SUV:
+        raise InputError(
+            f"the PET's lowest value is {coldest:.4g}; expected SUV, which is not negative: is this the CT?"
         )
     if hottest < MIN_HOTTEST_SUV:
         raise InputError(

@@ -57,7 +57,9 @@ WeightsOption = Annotated[
     list[Path] | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/); several are averaged.")
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="exact is float32; fast is bfloat16 on CPUs that have it.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="exact is float32; fast is bfloat16 (CPU) or TensorFloat-32 (GPU).")
+]
 ResampleOption = Annotated[bool, typer.Option("--resample-ct", help="Bring a CT on another grid onto the PET's.")]
 HoldOutOption = Annotated[str, typer.Option(help="Names of cases to leave out, separated by commas.")]
 RecipeOption = Annotated[str, typer.Option(help="paper, or small for two CPU cores.")]
@@ -69,11 +71,11 @@ DataArgument = Annotated[Path, typer.Argument(help="Folder of study folders (SUV
 @app.command()
 def predict(
     input_folder: Annotated[
-        Path | None, typer.Argument(metavar="[INPUT]", help="Folder in the container's layout: images/pet, images/ct.")
+        Path | None, typer.Argument(metavar="INPUT", help="Folder in the container's layout: images/pet, images/ct.")
     ] = None,
-    output: Annotated[Path | None, typer.Argument(help="Folder for the results.")] = None,
+    output: Annotated[Path | None, typer.Argument(metavar="OUTPUT", help="Folder for the results, one a case.")] = None,
     pet: Annotated[Path | None, typer.Option(help="PET file in SUV (.mha, .nii.gz, .nrrd), instead of INPUT.")] = None,
-    ct: Annotated[Path | None, typer.Option(help="CT file in HU on the PET's grid.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT file in HU, on the PET's grid or with --resample-ct.")] = None,
     pet_only: Annotated[bool, typer.Option("--pet-only", help="Do without a CT.")] = False,
     resample_ct: ResampleOption = False,
     weights: WeightsOption = None,
@@ -81,7 +83,7 @@ def predict(
     precision: PrecisionOption = Precision.exact,
     fusion: Annotated[Fusion, typer.Option(help="components is the authors' released rule.")] = Fusion.adaptive,
     off_cue: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Threshold off the cue [default: the weights' own].")
+        float | None, typer.Option(min=0, max=1, help="Threshold off the cue (default: the weights' own).")
     ] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored inputs; about 8 times slower.")
@@ -106,6 +108,8 @@ def predict(
         raise InputError("give INPUT and OUTPUT, or --pet FILE, --ct FILE and OUTPUT")
     if pet is not None and ct is None and not pet_only:
         raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    if pet_only and ct is not None:
+        raise InputError("--ct and --pet-only exclude each other; leave one out")
     if input_folder is not None and ct is not None:
         raise InputError("--ct was given with INPUT, which has a CT of its own; give --pet and --ct, or INPUT alone")
     if off_cue is not None and fusion is Fusion.components:
@@ -131,7 +135,7 @@ def train_localizer(
     recipe: RecipeOption = "paper",
     encoder_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet (timm fetches it), a local file of timm's, or none [default: the recipe's]."),
+        typer.Option(help="imagenet (timm fetches it), a local file of timm's, or none (default: the recipe's)."),
     ] = None,
     hold_out: HoldOutOption = "",
     resample_ct: ResampleOption = False,
@@ -258,9 +262,7 @@ def compare(
 
     differences = compare_outputs(expected, actual, least_dice)
     if differences:
-        raise L2SNetError(
-            f"{actual} differs from {expected}: {'; '.join(differences)}; replace the expected output if that is meant"
-        )
+        raise L2SNetError(f"{actual} differs from {expected}: {'; '.join(differences)}")
     typer.echo(f"{actual} is as expected")
 
 
@@ -283,6 +285,8 @@ def main(arguments: list[str] | None = None) -> None:
     except L2SNetError as error:
         _fail(f"error: {error}", 1, debug)
     except typer.TyperException as error:
+        if not error.format_message():  # no arguments: the help was printed
+            sys.exit(error.exit_code)
         _fail(f"error: {error.format_message()} (see l2snet --help)", error.exit_code, debug)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED, debug)

@@ -29,6 +29,14 @@ def test_a_plausible_case_is_accepted(phantom: Phantom):
     assert case.geometry is case.suv.geometry
 
 
+def test_a_ct_given_as_pet_is_refused(phantom: Phantom):
+    case = phantom()
+    assert case.ct is not None
+    with pytest.raises(InputError, match="lowest value is -1000; expected SUV, which is not negative: is this the CT"):
+        Case("name", case.ct)
+    assert suv_changed(case, lambda a: a - 0.1).suv.array.min() < 0  # reconstruction leaves small negative values
+
+
 def test_a_case_may_do_without_ct(phantom: Phantom):
     assert phantom(with_ct=False).ct is None
 

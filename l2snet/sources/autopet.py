@@ -38,7 +38,7 @@ def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = Fals
     ------
     InputError : a file is missing or cannot be used.
     """
-    suv = read_volume(folder / SUV, "PET")
+    suv = read_volume(folder / SUV, f"{folder.name}: PET")
     ct: Volume | None
     if ct_optional and not any((folder / name).is_file() for name in (CT_RESAMPLED, CT)):
         ct = None
