@@ -214,7 +214,7 @@ def test_two_studies_of_one_name_are_refused(tmp_path: Path, studies: list[str])
 def test_a_cache_of_other_data_is_refused(tmp_path: Path, studies: list[str]) -> None:
     train.cache_study(tmp_path / "data" / "a", tmp_path / "cache", False)
     for folder, resample_ct in ((tmp_path / "other" / "a", False), (tmp_path / "data" / "a", True)):
-        with pytest.raises(InputError, match=r"was made from .*; choose another --cache"):
+        with pytest.raises(InputError, match=r"was made from .*; remove it, or choose another --cache"):
             train.cache_study(folder, tmp_path / "cache", resample_ct)
     assert studies == ["a"]
 
