@@ -23,7 +23,7 @@ from l2snet.volume import write_volume
 logger = logging.getLogger(__name__)
 
 MANIFEST, PROBABILITY, CUE, PICTURE = "manifest.json", "probability.mha", "cue.mha", "projection.png"
-PACKAGES = ("numpy", "scipy", "SimpleITK", "openvino", "onnxruntime-gpu", "onnxruntime")
+PACKAGES = ("numpy", "scipy", "SimpleITK", "nibabel", "openvino", "onnxruntime-gpu", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from l2snet import backend
@@ -177,8 +179,6 @@ def test_cuda_runs_with_the_precision_asked_for(use: Use, identity: Path, precis
 
 
 def test_the_hand_written_model_is_valid_and_gives_back_its_input() -> None:
-    onnx = pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
     model = backend._identity_model()
     onnx.checker.check_model(onnx.load_from_string(model))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -135,7 +136,6 @@ def exported(request: pytest.FixtureRequest) -> Exported:
 
 
 def onnx_runtime(path: Path, batch: Array) -> Array:
-    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {"image": batch})
     return out

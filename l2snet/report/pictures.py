@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ HEIGHT_INCHES = 4.5
 LESION_COLOUR = "#e6195c"
 
 
-def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> None:
-    """Coronal and sagittal maximum-intensity projections, plain and with the mask, as a PNG.
+def new_figure(**settings: Any) -> Any:
+    """A matplotlib figure that draws into memory, whatever display there is; `settings` as of `Figure`.
 
     Raises
     ------
@@ -26,7 +27,19 @@ def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> Non
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("the picture", "report") from error
+        raise MissingPackageError("a picture", "report") from error
+    figure = Figure(**settings)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> None:
+    """Coronal and sagittal maximum-intensity projections, plain and with the mask, as a PNG.
+
+    Raises
+    ------
+    MissingPackageError : matplotlib is not installed.
+    """
     suv, mask = suv.canonical(), mask.canonical()
     box = _warm_box(suv.array)
     pet, marked = suv.array[box], mask.array[box]
@@ -35,10 +48,9 @@ def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> Non
     views = (("coronal", 1, dx, False), ("coronal, segmented", 1, dx, True), ("sagittal, segmented", 2, dy, True))
     height = pet.shape[0] * dz
     widths = [pet.shape[3 - axis] * across for _, axis, across, _ in views]
-    figure = Figure(
+    figure = new_figure(
         figsize=(HEIGHT_INCHES * sum(widths) / height + 1.0, HEIGHT_INCHES + 0.7), dpi=120, layout="constrained"
     )
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(views), width_ratios=widths)
     for ax, width, (name, axis, _, with_mask) in zip(axes, widths, views, strict=True):
         shown = {"origin": "lower", "extent": (0.0, width, 0.0, height)}

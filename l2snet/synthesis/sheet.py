@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from l2snet.case import AIR_HU, Case
-from l2snet.errors import MissingPackageError
-from l2snet.report.pictures import LESION_COLOUR, MAX_SUV
+from l2snet.report.pictures import LESION_COLOUR, MAX_SUV, new_figure
 from l2snet.volume import Array
 
 CT_WINDOW_HU = (-300.0, 400.0)
@@ -24,14 +23,8 @@ def picture_sheet(cases: Sequence[Case], path: Path) -> None:
     ------
     MissingPackageError : matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("the picture sheet", "report") from error
     rows = -(-len(cases) // COLUMNS)
-    figure = Figure(figsize=(2.1 * 3 * COLUMNS, HEIGHT_INCHES * rows), dpi=80)
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(2.1 * 3 * COLUMNS, HEIGHT_INCHES * rows), dpi=80)
     axes = figure.subplots(rows, 3 * COLUMNS, squeeze=False).ravel()
     for ax in axes:
         ax.set_axis_off()
