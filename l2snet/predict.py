@@ -129,6 +129,11 @@ def mask_ml(result: Segmentation) -> float:
 
 def peak_memory_mib() -> int | None:
     """Largest resident memory of this process so far; None on Windows."""
+    try:  # Linux; getrusage would begin with the peak of the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         import resource
     except ImportError:
