@@ -30,6 +30,11 @@ COPY l2snet l2snet
 # The program cannot write here at run time: byte code is made now.
 RUN python -m compileall -q l2snet
 
+# What the container runs: l2snet or step-by-step, as of l2snet predict --method.
+ARG METHOD=l2snet
+ENV L2SNET_METHOD=$METHOD
+RUN python -c "import os; from l2snet.methods import check_method; check_method(os.environ['L2SNET_METHOD'])"
+
 USER l2snet
 ENTRYPOINT ["python", "process.py"]
 

@@ -5,6 +5,7 @@
 #   ./test.sh
 #
 # DOCKER, IMAGE, ENGINE, BASE_IMAGE  as in build.sh, but ENGINE is cpu where there is no GPU
+# METHOD                             as in build.sh; the cases' expected output must be the method's
 # CASES                              folder of <case>/{input,expected_output}    [test/cases]
 # SKIP_BUILD=1                       use the image as it is
 set -euo pipefail

@@ -39,7 +39,7 @@ class Network:
     config : what the network expects.
     sha256 : of the weights file.
     engine : engine, device and precision, for the manifest.
-    run : (n, c, ...) float32 to probabilities (n, 1, ...) float32.
+    run : (n, c, ...) float32 to (n, k, ...) float32: the lesion's probability, then the network's other channels.
     """
 
     config: NetworkConfig
@@ -48,7 +48,7 @@ class Network:
     run: Run
 
     def __call__(self, batch: Array) -> Array:
-        """(n, c, ...) float32 to probabilities (n, 1, ...) float32 of the same spatial size."""
+        """(n, c, ...) float32 to (n, k, ...) float32 of the same spatial size; the first channel is a probability."""
         return self.run(np.ascontiguousarray(batch, np.float32))
 
 

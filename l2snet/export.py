@@ -17,27 +17,29 @@ from torch import Tensor, nn
 
 from l2snet.errors import WeightsError, reason
 from l2snet.networks import build
-from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, load_checkpoint
-from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
+from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, START, load_checkpoint
+from l2snet.training.recipes import RECIPES
 from l2snet.volume import Array
-from l2snet.weights import CONFIG, LOCALIZER, NETWORK, NetworkConfig, write_sums
+from l2snet.weights import CONFIG, NETWORK, THRESHOLDS, NetworkConfig, write_sums
 
 logger = logging.getLogger(__name__)
 
 OPSET = 18
-DEFAULT_THRESHOLDS = {LOCALIZER: {"cue": 0.5}, "segmenter": {"on_cue": 0.1, "off_cue": 0.5}}
 
 
 class WithSigmoid(nn.Module):
-    """A network whose output is a probability."""
+    """A network whose first channel is a probability; channels beyond it, where there are, are images and stay."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the network, through the sigmoid."""
-        return torch.sigmoid(self.network(x))
+        """The network's output, its first channel through the sigmoid."""
+        out: Tensor = self.network(x)
+        if out.shape[1] == 1:
+            return torch.sigmoid(out)
+        return torch.cat([torch.sigmoid(out[:, :1]), out[:, 1:]], dim=1)
 
 
 def export_run(run: Path, folder: Path) -> NetworkConfig:
@@ -50,11 +52,7 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
     if not (run / CHECKPOINT).is_file():
         raise WeightsError(f"{run} has no {CHECKPOINT}; train it first with l2snet train")
     text = (run / RECIPE).read_text("utf-8")
-    recipe: LocalizerRecipe | SegmenterRecipe
-    if json.loads(text)["network"] == LOCALIZER:
-        recipe = LocalizerRecipe.from_json(text)
-    else:
-        recipe = SegmenterRecipe.from_json(text)
+    recipe = RECIPES[json.loads(text)["network"]].from_json(text)
     network = build(recipe.network, recipe.architecture)
     epochs = load_checkpoint(run / CHECKPOINT, network)
     trained: dict[str, Any] = {
@@ -62,18 +60,16 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
         "epochs": epochs,
         "cases": json.loads((run / CASES).read_text("utf-8")),
     }
-    if (run / CUES).is_file():
-        trained["cues"] = json.loads((run / CUES).read_text("utf-8"))
+    for name, file in (("start", START), ("cues", CUES)):
+        if (run / file).is_file():
+            trained[name] = json.loads((run / file).read_text("utf-8"))
     config = NetworkConfig(
         network=recipe.network,
         architecture=recipe.architecture,
-        pet=recipe.pet,
-        ct=recipe.ct if isinstance(recipe, SegmenterRecipe) else None,
-        window=(recipe.window or recipe.crop) if isinstance(recipe, SegmenterRecipe) else None,
-        slices=recipe.slices if isinstance(recipe, LocalizerRecipe) else 1,
         multiple=int(network.multiple),  # type: ignore[arg-type]
-        thresholds=DEFAULT_THRESHOLDS[recipe.network],
+        thresholds=THRESHOLDS[recipe.network],
         trained=trained,
+        **recipe.inference,
     )
     write_folder(network, config, folder)
     return config

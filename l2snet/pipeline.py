@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,7 @@ class Segmentation:
     cue : float32, 0..1, the location cue; None for a method without one.
     seconds : per stage.
     notes : what a reader of the result should know, for the manifest.
+    scores : what the method says of the case as a whole, by name, for the manifest.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Segmentation:
     cue: Volume | None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -114,7 +116,7 @@ class L2SNet:
             [load(find_weights(network, root), device, precision) for root in roots]
             for network in (LOCALIZER, SEGMENTER)
         )
-        _check_roles(localizers, segmenters)
+        check_roles({LOCALIZER: localizers, SEGMENTER: segmenters})
         return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
 
     @property
@@ -146,13 +148,13 @@ class L2SNet:
         InputError : the PET shows no body.
         """
         seconds: dict[str, float] = {}
-        with _timed(seconds, "prepare"):
+        with timed(seconds, "prepare"):
             body = prepare(case, self.segmenters[0].config.spacing_mm, self.whole_grid)
-        with _timed(seconds, "localize"):
-            cue = _mean(self.localizers, lambda network: localize(body, network, self.mirror))
-        with _timed(seconds, "segment"):
-            probability = _mean(self.segmenters, lambda network: segment(body, network, self.mirror))
-        with _timed(seconds, "fuse"):
+        with timed(seconds, "localize"):
+            cue = mean(self.localizers, lambda network: localize(body, network, self.mirror))
+        with timed(seconds, "segment"):
+            probability = mean(self.segmenters, lambda network: segment(body, network, self.mirror))
+        with timed(seconds, "fuse"):
             return self._fuse(case, body, cue, probability, seconds)
 
     def _fuse(self, case: Case, body: Body, cue: Array, probability: Array, seconds: dict[str, float]) -> Segmentation:
@@ -168,31 +170,40 @@ class L2SNet:
         else:
             scale = case.geometry.voxel_ml / body.geometry.voxel_ml
             mask = fuse.components(volume.array, cue_volume.array, scale)
-        notes = [] if case.ct is not None else ["no CT was used: the segmenter saw a blank one"]
-        if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
-            notes.append("the PET was resampled to the working grid, and the probabilities back")
-        return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, tuple(notes))
+        return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, notes_on(case, body))
 
 
-def _check_roles(localizers: Sequence[Network], segmenters: Sequence[Network]) -> None:
+def notes_on(case: Case, body: Body) -> tuple[str, ...]:
+    """What was done to a case that a reader of the result should know."""
+    notes = [] if case.ct is not None else ["no CT was used: the segmenter saw a blank one"]
+    if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
+        notes.append("the PET was resampled to the working grid, and the probabilities back")
+    return tuple(notes)
+
+
+def check_roles(roles: Mapping[str, Sequence[Network]]) -> None:
     """Refuse networks that are in each other's folder, or that cannot be combined.
+
+    Parameters
+    ----------
+    roles : name of a network to those loaded from folders of that name.
 
     Raises
     ------
     WeightsError : says what is wrong.
     """
-    for role, networks in ((LOCALIZER, localizers), (SEGMENTER, segmenters)):
+    for role, networks in roles.items():
         for network in networks:
             if network.config.network != role:
                 raise WeightsError(f"the {role} folder holds a {network.config.network}; put each network in its own")
         if len({json.dumps(dict(network.config.thresholds), sort_keys=True) for network in networks}) > 1:
             raise WeightsError(f"the {role}s have different thresholds and cannot be averaged; give them the same ones")
-    if len({network.config.spacing_mm for network in (*localizers, *segmenters)}) > 1:
+    if len({network.config.spacing_mm for networks in roles.values() for network in networks}) > 1:
         raise WeightsError("the networks were trained on different working grids and cannot be combined")
 
 
-def _mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> Array:
-    """Mean probability over folds."""
+def mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> Array:
+    """Mean prediction over folds."""
     total = predict(networks[0])
     for network in networks[1:]:
         total += predict(network)
@@ -201,7 +212,8 @@ def _mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> A
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note under the name of a stage how long the block took."""
     began = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - began, 3)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from l2snet import __version__
 from l2snet.case import Case
-from l2snet.errors import OutputError
+from l2snet.errors import InputError, OutputError
 from l2snet.pipeline import Method, Segmentation
 from l2snet.sources import challenge
 from l2snet.volume import write_volume
@@ -64,6 +64,8 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     began = time.perf_counter()
     _make_way(output, case.name)
     result = method.segment(case)
+    if wanted.cue and result.cue is None:
+        raise InputError("--cue was given, and this method has no location cue; leave it out")
     if wanted.probability:
         write_volume(result.probability, output / PROBABILITY, compress=False)
     if wanted.cue and result.cue is not None:
@@ -110,6 +112,7 @@ def manifest(
         "pet_grid": str(case.geometry),
         "ct": case.ct is not None,
         "notes": list(result.notes),
+        **{name: round(score, 4) for name, score in result.scores.items()},
         "lesion_ml": round(mask_ml(result), 3),
         "seconds": {
             "start": round(_process_age_seconds() - total_seconds, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,31 @@ class Window:
         out *= (self.to_high - self.to_low) / (self.high - self.low)
         out += self.to_low
         return out
+
+
+@dataclass(frozen=True)
+class LogScale:
+    """log2(`offset` + x), negative x taken as 0; with the default, SUV 0 stays 0 (the PET of Step-by-Step)."""
+
+    offset: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.offset > 0:
+            raise ValueError(f"a logarithm of {self.offset} + x is not defined at 0; expected a positive offset")
+
+    def __call__(self, array: Array) -> Array:
+        """A new float32 array of the same shape."""
+        out: Array = np.maximum(array, 0, dtype=np.float32)
+        out += self.offset
+        return np.log2(out, out=out)
+
+
+Intensity = Window | LogScale
+
+
+def intensity(values: Mapping[str, float]) -> Intensity:
+    """The intensity rule whose fields these are."""
+    return LogScale(**values) if "offset" in values else Window(**values)
 
 
 @dataclass(frozen=True)

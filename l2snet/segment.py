@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -24,17 +25,30 @@ def segment(body: Body, network: Network, mirror: bool = False, step: float = ST
 
     Returns
     -------
-    (z, y, x) float32 in 0..1, zero outside the body. A body smaller than the window is padded with air; a missing CT
+    (z, y, x) float32 in 0..1, zero outside the body.
+    """
+    probability: Array = predict_channels(body, network, (0,), mirror, step, batch)[0]
+    return probability
+
+
+def predict_channels(
+    body: Body, network: Network, channels: Sequence[int], mirror: bool = False, step: float = STEP, batch: int = 1
+) -> Array:
+    """What a network of PET and CT windows gives on these of its channels, from a sliding window over the body box.
+
+    Returns
+    -------
+    (channels, z, y, x) float32, zero outside the body. A body smaller than the window is padded with air; a missing CT
     is given as zeros, as in training.
     """
     config = network.config
     if config.window is None or config.ct is None:
-        raise ValueError(f"the {config.network}'s config has no window or no CT; these are not a segmenter's weights")
+        raise ValueError(f"the {config.network}'s config has no window or no CT; it is no network of 3D windows")
     image = np.zeros((2, *body.suv.shape), np.float32)
     image[0] = config.pet(body.suv)
     if body.ct is not None:
         image[1] = config.ct(body.ct)
-    # Air is 0 in both windows: SUV 0, and less than -100 HU.
+    # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
     padded, undo = pad_to(image, config.window, 0.0)
     mask, _ = pad_to(body.mask, config.window, False)
 
@@ -44,6 +58,6 @@ def segment(body: Body, network: Network, mirror: bool = False, step: float = ST
             for axes in MIRRORED_AXES:
                 out = out + np.flip(network(np.flip(windows, axes)), axes)
             out = out / (1 + len(MIRRORED_AXES))
-        return out[:, 0]
+        return out[:, list(channels)]
 
-    return slide(padded, config.window, predict, mask, step, batch)[undo[1:]]
+    return slide(padded, config.window, predict, mask, step, batch, len(channels))[undo]

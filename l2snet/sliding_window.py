@@ -56,22 +56,25 @@ def slide(
     mask: Array | None = None,
     step: float = STEP,
     batch: int = 1,
+    channels: int | None = None,
 ) -> Array:
     """Run `predict` over windows and blend what it gives.
 
     Parameters
     ----------
     image : (c, z, y, x) float32, at least as large as the window.
-    predict : (n, c, *window) float32 to (n, *window) float32.
+    predict : (n, c, *window) float32 to (n, *window) float32, or to (n, channels, *window).
     mask : (z, y, x) bool; windows that hold none of it are left out, and the result is zero outside it. Inside, it is
         what running every window would give.
+    channels : how many `predict` gives; None for one without an axis.
 
     Returns
     -------
-    (z, y, x) float32.
+    (z, y, x) or (channels, z, y, x) float32.
     """
     size = image.shape[1:]
-    total, weights = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    lead = () if channels is None else (channels,)
+    total, weights = np.zeros((*lead, *size), np.float32), np.zeros(size, np.float32)
     importance = gaussian(window)
     boxes = [tuple(slice(s, s + w) for s, w in zip(at, window, strict=True)) for at in positions(size, window, step)]
     if mask is not None:
@@ -80,7 +83,7 @@ def slide(
     for some in track(batches, "3D windows", len(batches)):
         out = predict(np.stack([image[(slice(None), *box)] for box in some]))
         for box, probability in zip(some, out, strict=True):
-            total[box] += probability * importance
+            total[(slice(None),) * len(lead) + box] += probability * importance
             weights[box] += importance
     np.divide(total, weights, out=total, where=weights > 0)
     if mask is not None:

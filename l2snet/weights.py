@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from l2snet.errors import WeightsError
-from l2snet.preprocess import WORKING_SPACING_MM, Window
+from l2snet.preprocess import WORKING_SPACING_MM, Intensity, intensity
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,13 @@ CHECKED = (CONFIG, NETWORK)
 FORMAT = 1
 # Where grand-challenge unpacks the tarball of a separately uploaded model.
 CHALLENGE_MODEL = Path("/opt/ml/model")
-LOCALIZER, SEGMENTER = "localizer", "segmenter"
+LOCALIZER, SEGMENTER, STEP_BY_STEP = "localizer", "segmenter", "step_by_step"
+# What each network's output is compared with, and where it starts (the papers).
+THRESHOLDS: Mapping[str, Mapping[str, float]] = {
+    LOCALIZER: {"cue": 0.5},
+    SEGMENTER: {"on_cue": 0.1, "off_cue": 0.5},
+    STEP_BY_STEP: {"lesion": 0.5},
+}
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,21 @@ class NetworkConfig:
 
     Attributes
     ----------
-    network : "localizer" or "segmenter".
+    network : "localizer", "segmenter" or "step_by_step".
     architecture : constructor arguments of the PyTorch class in `l2snet.networks`.
     spacing_mm : (z, y, x) of the working grid.
-    window : (z, y, x) of the segmenter's sliding window; None for the localizer, which takes whole slices.
+    window : (z, y, x) of a 3D network's sliding window; None for the localizer, which takes whole slices.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
     pet, ct : intensity windows in SUV and HU; `ct` None when the network sees PET alone.
-    thresholds : "cue" for the localizer; "on_cue" and "off_cue" for the segmenter.
-    trained : how the weights came about (recipe, data, seed); not read by the program.
+    thresholds : named as in `THRESHOLDS`.
+    trained : how the weights came about (recipe, cases, what they started from); `seen_cases` is drawn from it.
     """
 
     network: str
     architecture: Mapping[str, Any]
-    pet: Window
-    ct: Window | None = None
+    pet: Intensity
+    ct: Intensity | None = None
     spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM
     window: tuple[int, int, int] | None = None
     multiple: int = 32
@@ -56,21 +62,30 @@ class NetworkConfig:
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.network not in (LOCALIZER, SEGMENTER):
-            raise ValueError(f"network is {self.network!r}; expected {LOCALIZER!r} or {SEGMENTER!r}")
+        if self.network not in THRESHOLDS:
+            raise ValueError(f"network is {self.network!r}; expected one of {', '.join(THRESHOLDS)}")
         if self.slices not in (1, 3, 5, 7):
             raise ValueError(f"slices is {self.slices}; expected 1, 3, 5 or 7")
         if (self.window is None) != (self.network == LOCALIZER):
-            raise ValueError("a segmenter needs a window, and a localizer has none")
+            raise ValueError(
+                f"window is {self.window}; a {self.network} {'needs a window' if self.window is None else 'has none'}"
+            )
         if self.multiple < 1:
             raise ValueError(f"multiple is {self.multiple}; expected at least 1")
         if self.window is not None and len(self.window) != 3:
             raise ValueError(f"window {self.window} does not have three axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
-        wanted = {"cue"} if self.network == LOCALIZER else {"on_cue", "off_cue"}
+        wanted = set(THRESHOLDS[self.network])
         if set(self.thresholds) != wanted or not all(0 <= t <= 1 for t in self.thresholds.values()):
             raise ValueError(f"thresholds are {dict(self.thresholds)}; expected {sorted(wanted)}, each in 0..1")
+
+    @property
+    def seen_cases(self) -> frozenset[str]:
+        """Names of the cases that training, what it started from, the localizers of its cues, or calibration saw."""
+        records = [self.trained, self.trained.get("start", {}), *self.trained.get("cues", {}).get("localizers", [])]
+        trained = {name for record in records for name in record.get("cases", [])}
+        return frozenset(trained.union(self.trained.get("calibrated_on", [])))
 
     def to_json(self) -> str:
         """The text of `config.json`."""
@@ -93,7 +108,7 @@ class NetworkConfig:
             raise ValueError(f"unknown fields {sorted(unknown)}")
         for name in ("pet", "ct"):
             if values.get(name) is not None:
-                values[name] = Window(**values[name])
+                values[name] = intensity(values[name])
         for name in ("spacing_mm", "window"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

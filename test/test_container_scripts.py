@@ -172,11 +172,12 @@ def fake(tmp_path):
 
 
 def test_build_passes_platform_engine_and_base(fake):
-    code, _, calls = fake("build.sh", ENGINE="cpu", BASE_IMAGE="base:1", IMAGE="tag")
+    code, _, calls = fake("build.sh", ENGINE="cpu", BASE_IMAGE="base:1", IMAGE="tag", METHOD="step-by-step")
     assert code == 0
     (call,) = calls
     assert call.startswith("build --platform linux/amd64 ")
     assert "ENGINE=cpu" in call
+    assert "METHOD=step-by-step" in call
     assert "BASE_IMAGE=base:1" in call
     assert "--tag tag" in call
 

@@ -168,7 +168,7 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Study folders a, b and c under tmp_path/data; the list that is returned fills with the names of those read."""
     read: list[str] = []
 
-    def read_study(folder: Path, resample_ct: bool) -> Case:
+    def read_study(folder: Path, resample_ct: bool, ct_optional: bool) -> Case:
         read.append(folder.name)
         return Case(folder.name, Volume(coronal_ramp(), GRID), lesions=Volume(np.zeros(SIZE, np.uint8), GRID))
 
@@ -181,26 +181,26 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_study_is_cached_once(tmp_path: Path, studies: list[str]) -> None:
     for _ in range(2):
-        cached = train.cached_cases(tmp_path / "data", tmp_path / "cache", set(), False)
+        cached = train.cached_cases([tmp_path / "data"], tmp_path / "cache", set(), False)
         assert [case.name for case in cached] == ["a", "b", "c"]
         assert all(case.is_whole for case in cached)
     assert studies == ["a", "b", "c"]
 
 
 def test_held_out_studies_are_not_even_read(tmp_path: Path, studies: list[str]) -> None:
-    cached = train.cached_cases(tmp_path / "data", tmp_path / "cache", {"b"}, False)
+    cached = train.cached_cases([tmp_path / "data"], tmp_path / "cache", {"b"}, False)
     assert [case.name for case in cached] == studies == ["a", "c"]
 
 
 @pytest.mark.parametrize(
     ("hold_out", "says"),
-    [({"a", "z"}, "z cannot be held out: not among the 3 studies"), ({"a", "b", "c"}, "all 3 studies .* are held out")],
+    [({"a", "z"}, "z cannot be held out: not among the 3 studies"), ({"a", "b", "c"}, "all studies .* are held out")],
 )
 def test_a_hold_out_that_makes_no_sense_is_refused(
     tmp_path: Path, studies: list[str], hold_out: set[str], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        train.cached_cases(tmp_path / "data", tmp_path / "cache", hold_out, False)
+        train.cached_cases([tmp_path / "data"], tmp_path / "cache", hold_out, False)
     assert studies == []
 
 
@@ -208,7 +208,18 @@ def test_two_studies_of_one_name_are_refused(tmp_path: Path, studies: list[str])
     (tmp_path / "data" / "more" / "a").mkdir(parents=True)
     (tmp_path / "data" / "more" / "a" / "SUV.nii.gz").touch()
     with pytest.raises(InputError, match="have one name; rename one"):
-        train.cached_cases(tmp_path / "data", tmp_path / "cache", set(), False)
+        train.cached_cases([tmp_path / "data"], tmp_path / "cache", set(), False)
+
+
+def test_cases_know_their_data_folder(tmp_path: Path, studies: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """The studies have no CT, which is said and not refused."""
+    (tmp_path / "more" / "d").mkdir(parents=True)
+    (tmp_path / "more" / "d" / "SUV.nii.gz").touch()
+    cached = train.cached_cases([tmp_path / "data", tmp_path / "more"], tmp_path / "cache", {"b"}, False)
+    assert [(case.name, case.source) for case in cached] == [("a", 0), ("c", 0), ("d", 1)]
+    assert "3 of 3 cases have no CT" in caplog.text
+    with pytest.raises(InputError, match=r"all studies under .*more are held out"):
+        train.cached_cases([tmp_path / "data", tmp_path / "more"], tmp_path / "cache", {"d"}, False)
 
 
 def test_a_cache_of_other_data_is_refused(tmp_path: Path, studies: list[str]) -> None:
@@ -302,6 +313,19 @@ def test_share_of_slices_with_lesion(make: Make, share: float) -> None:
     found = np.mean([bool(data[i]["truth"].any()) for i in range(300)])
     # Four standard deviations of a share of 300 draws.
     assert found == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 300) + 1e-9)
+
+
+@pytest.mark.parametrize("shares", [None, (3.0, 1.0)])
+def test_shares_of_data_folders(make: Make, shares: tuple[float, ...] | None) -> None:
+    """Folder 0 has one case, folder 1 three: 1 in 4 samples without shares, 3 in 4 with 3 to 1, with lesion or none."""
+    cases = [make("a", np.full(SIZE, 1.0)), *(replace(make(name, np.full(SIZE, 2.0)), source=1) for name in "bcd")]
+    for data in (
+        SliceDataset(cases, slice_recipe(shares=shares, rotation_degrees=0.0, pet=Window(0.0, 2.0))),
+        WindowDataset(cases, window_recipe(shares=shares, pet=Window(0.0, 2.0))),
+    ):
+        first = np.mean([float(data[i]["image"][0].median()) < 0.75 for i in range(200)])
+        expected = 0.25 if shares is None else 0.75
+        assert first == pytest.approx(expected, abs=4 * np.sqrt(0.25 * 0.75 / 200))
 
 
 def test_slices_of_cases_without_lesion_and_all_lesion(make: Make) -> None:

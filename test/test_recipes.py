@@ -54,23 +54,30 @@ def test_paper_phase_2() -> None:
 
 def test_schedule_by_hand() -> None:
     """Linear (power 1) and square, over 4 epochs: the fraction left is 1, 3/4, 1/2, 1/4."""
-    linear = SegmenterRecipe(epochs=4, learning_rate=0.8, decay_power=1.0)
+    linear = SegmenterRecipe(epochs=4, steps_per_epoch=1, learning_rate=0.8, decay_power=1.0)
     assert [linear.learning_rate_at(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.6, 0.4, 0.2])
     square = replace(linear, decay_power=2.0)
     assert [square.learning_rate_at(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.45, 0.2, 0.05])
+
+
+def test_the_rate_rises_linearly_first() -> None:
+    """Three steps of warm-up: 1/4, 2/4, 3/4 of the rate, then the schedule; here constant within the one epoch."""
+    recipe = SegmenterRecipe(epochs=1, steps_per_epoch=9, learning_rate=0.8, warmup_steps=3)
+    assert [recipe.learning_rate_at(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
 
 
 def test_paper_schedule_by_hand() -> None:
     """1e-3 x (1/2)^0.9 = 1e-3 x 0.5358867 half-way; 1e-3 x (1/200)^0.9 = 1e-3 x 0.008493232 in the last epoch."""
     recipe = LOCALIZERS["paper"]
     assert recipe.learning_rate_at(0) == 1e-3
-    assert recipe.learning_rate_at(100) == pytest.approx(5.358867e-4, rel=1e-6)
-    assert recipe.learning_rate_at(199) == pytest.approx(8.493232e-6, rel=1e-6)
+    assert recipe.learning_rate_at(100 * recipe.steps_per_epoch) == pytest.approx(5.358867e-4, rel=1e-6)
+    assert recipe.learning_rate_at(200 * recipe.steps_per_epoch - 1) == pytest.approx(8.493232e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("recipe", EVERY, ids=NAMES)
 def test_schedule_falls_and_stays_positive(recipe: Recipe) -> None:
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
+    recipe = replace(recipe, warmup_steps=0)
+    rates = [recipe.learning_rate_at(epoch * recipe.steps_per_epoch) for epoch in range(recipe.epochs)]
     assert rates[0] == recipe.learning_rate
     assert all(later < earlier for earlier, later in pairwise(rates))
     assert rates[-1] > 0

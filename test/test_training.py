@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import log
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import DeviceError, InputError, TrainingError
+from l2snet.export import export_run
 from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.training import loop
@@ -208,6 +210,50 @@ def test_logged_loss_is_the_weighted_one_by_hand(
     assert [float(loss) for loss in losses(tmp_path)] == [pytest.approx(expected, abs=1e-6)]
 
 
+def test_adamw_by_hand(tmp_path: Path) -> None:
+    """No gradient: the first step moves by decay alone, w = 1 - rate x 0.1 = 0.9 at rate 1, without momentum."""
+    recipe = SegmenterRecipe(epochs=1, steps_per_epoch=1, learning_rate=1.0, weight_decay=0.1, optimizer="adamw")
+    zero = {"image": torch.zeros(1, 2, 2, 2), "truth": torch.zeros(1, 2, 2, 2)}
+    network = one_filter(1.0)
+    fit(network, Samples([zero]), recipe, tmp_path, ["a"], "cpu")
+    assert network.weight.item() == pytest.approx(0.9, rel=1e-6)
+    assert "optimizer/0/exp_avg" in tensors(tmp_path)[0]
+
+
+# It starts from weights
+
+
+@pytest.mark.parametrize(("train", "recipe"), PHASES[:2])
+def test_a_run_starts_from_weights_and_says_what_they_had_seen(
+    tmp_path: Path, cases: list[CachedCase], train: Train, recipe: Recipe
+) -> None:
+    """A rate of nearly zero: what the new run holds is what it started from (filters are stored in float16)."""
+    train(cases[:1], replace(recipe, epochs=1), tmp_path / "first", "cpu")
+    export_run(tmp_path / "first", tmp_path / "weights")
+    still = replace(recipe, epochs=1, learning_rate=1e-12)
+    train(cases[1:], still, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")
+    before, after = tensors(tmp_path / "first")[0], tensors(tmp_path / "second")[0]
+    for name in (name for name in before if name.startswith("network/") and "running" not in name):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-6)
+    config = export_run(tmp_path / "second", tmp_path / "more")
+    assert config.trained["cases"] == ["b"]
+    assert config.seen_cases == {"a", "b"}
+
+    train(cases[1:], still, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")  # goes on
+    with pytest.raises(InputError, match="give the same with --pretrained"):
+        train(cases[1:], still, tmp_path / "second", "cpu")
+    with pytest.raises(InputError, match="begun without weights"):
+        train(cases[:1], replace(recipe, epochs=1), tmp_path / "first", "cpu", pretrained=tmp_path / "weights")
+    with pytest.raises(InputError, match="must be the same to start from"):
+        train(
+            cases[1:],
+            replace(still, widths=(4, 4, 4, 4, 8)),
+            tmp_path / "third",
+            "cpu",
+            pretrained=tmp_path / "weights",
+        )
+
+
 # It resumes
 
 
@@ -254,6 +300,17 @@ def test_a_killed_run_goes_on_to_the_same_result(
     torch.manual_seed(99)
     train_segmenter(cases, recipe, tmp_path / "killed", "cpu")
     assert_same_result(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_compiled_run_is_the_same_but_for_rounding(tmp_path: Path, cases: list[CachedCase]) -> None:
+    """torch.compile asks for a C++ compiler, which continuous integration has; and it resumes."""
+    for name, compiled in (("plain", False), ("compiled", True)):
+        torch.manual_seed(0)
+        train_segmenter(cases, SEGMENTER, tmp_path / name, "cpu", stop_after=1, compiled=compiled)
+        train_segmenter(cases, SEGMENTER, tmp_path / name, "cpu", stop_after=2, compiled=compiled)
+    plain, compiled = ([float(loss) for loss in losses(tmp_path / name)] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=0.02)  # bfloat16
+    assert tensors(tmp_path / "plain")[0].keys() == tensors(tmp_path / "compiled")[0].keys()
 
 
 def test_workers_change_nothing(tmp_path: Path, cases: list[CachedCase]) -> None:
@@ -425,9 +482,12 @@ def fake_localizer(seen: list[str], sha256: str = "0" * 64) -> Network:
 def test_write_cues_records_who_made_them_and_what_it_had_seen(
     tmp_path: Path, cases: list[CachedCase], trained_on: list[str], seen: list[str]
 ) -> None:
-    with_cues = write_cues(cases, fake_localizer(trained_on, "ab" * 32), tmp_path / "run")
+    with_cues = write_cues(cases, [fake_localizer(trained_on, "ab" * 32)], tmp_path / "run")
     record = json.loads((tmp_path / "run" / CUES).read_text("utf-8"))
-    assert record == {"localizer_sha256": "ab" * 32, "cases_the_localizer_was_trained_on": seen}
+    assert record == {
+        "localizers": [{"sha256": "ab" * 32, "cases": sorted(trained_on)}],
+        "cases_their_localizer_was_trained_on": seen,
+    }
     assert [case.name for case in with_cues] == ["a", "b"]
     for case in with_cues:
         assert case.cue is not None
@@ -446,19 +506,34 @@ def test_cues_are_computed_once_by_each_localizer(tmp_path: Path, cases: list[Ca
 
         return replace(fake_localizer([], sha256), run=run)
 
-    one = write_cues(cases, localizer("ab" * 32, 0.25), tmp_path / "one")
+    one = write_cues(cases, [localizer("ab" * 32, 0.25)], tmp_path / "one")
     count = len(calls)
-    other = write_cues(cases, localizer("cd" * 32, 0.75), tmp_path / "other")
-    again = write_cues(cases, localizer("ab" * 32, 0.25), tmp_path / "third")
+    other = write_cues(cases, [localizer("cd" * 32, 0.75)], tmp_path / "other")
+    again = write_cues(cases, [localizer("ab" * 32, 0.25)], tmp_path / "third")
     assert len(calls) == 2 * count > 0
     for found, value in ((one, 0.25), (other, 0.75), (again, 0.25)):
         assert all((case.cue == value).all() for case in found)
 
 
+def test_a_case_takes_the_cue_of_the_first_localizer_that_did_not_see_it(
+    tmp_path: Path, cases: list[CachedCase], caplog: pytest.LogCaptureFixture
+) -> None:
+    """a was seen by the first, b by the second; with a third case seen by both, the first and a warning."""
+    one = replace(fake_localizer(["a", "c"], "ab" * 32), run=lambda batch: np.full_like(batch[:, :1], 0.25))
+    two = replace(fake_localizer(["b", "c"], "cd" * 32), run=lambda batch: np.full_like(batch[:, :1], 0.75))
+    both = cases[0].folder.with_name("c")
+    shutil.copytree(cases[0].folder, both)
+    with_cues = write_cues([*cases, CachedCase(both)], [one, two], tmp_path / "run")
+    assert [float(np.asarray(case.cue).flat[0]) for case in with_cues] == [0.75, 0.25, 0.25]
+    assert "1 of 3 cases" in caplog.text
+    record = json.loads((tmp_path / "run" / CUES).read_text("utf-8"))
+    assert record["cases_their_localizer_was_trained_on"] == ["c"]
+
+
 def test_cues_of_another_localizer_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
     """The cue weighs the loss: a run that goes on with another one is another run."""
-    with_cues = write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
+    with_cues = write_cues(cases, [fake_localizer([], "ab" * 32)], tmp_path / "run")
     train_segmenter(with_cues, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
-    write_cues(cases, fake_localizer([], "ab" * 32), tmp_path / "run")
+    write_cues(cases, [fake_localizer([], "ab" * 32)], tmp_path / "run")
     with pytest.raises(InputError, match="another run"):
-        write_cues(cases, fake_localizer([], "cd" * 32), tmp_path / "run")
+        write_cues(cases, [fake_localizer([], "cd" * 32)], tmp_path / "run")

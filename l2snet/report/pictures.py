@@ -41,7 +41,7 @@ def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> Non
     MissingPackageError : matplotlib is not installed.
     """
     suv, mask = suv.canonical(), mask.canonical()
-    box = _warm_box(suv.array)
+    box = warm_box(suv.array)
     pet, marked = suv.array[box], mask.array[box]
     dz, dy, dx = suv.geometry.spacing_mm
     # Axis 1 runs to the posterior and axis 2 to the left: a coronal view shows the patient's left on the right.
@@ -65,7 +65,7 @@ def projection_picture(suv: Volume, mask: Volume, path: Path, title: str) -> Non
     figure.savefig(path)
 
 
-def _warm_box(suv: Array) -> tuple[slice, ...]:
+def warm_box(suv: Array) -> tuple[slice, ...]:
     """The box around what a projection shows as more than white."""
     warm = suv > MIN_SHOWN_SUV
     if not warm.any():

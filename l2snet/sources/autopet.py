@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
+from l2snet.files import write_text
 from l2snet.volume import Volume, read_volume
 
 SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
+# Names of the cases whose tumours a synthetic study may hold: who trains on it has seen them.
+DONORS = "donors.json"
 
 
 def find_studies(root: Path) -> list[Path]:
@@ -24,6 +29,18 @@ def find_studies(root: Path) -> list[Path]:
             f"no study was found under {root}: expected folders that hold {SUV}, {CT_RESAMPLED} and {LESIONS}"
         )
     return studies
+
+
+def write_donors(names: Sequence[str], folder: Path) -> None:
+    """Note in a study folder whose tumours it may hold."""
+    write_text(json.dumps(sorted(names)) + "\n", folder / DONORS)
+
+
+def read_donors(folder: Path) -> list[str]:
+    """Names of the cases whose tumours a study may hold; empty for a real one."""
+    path = folder / DONORS
+    names: list[str] = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    return names
 
 
 def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = False) -> Case:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from l2snet.case import Case
-from l2snet.errors import InputError, OutputError
+from l2snet.errors import InputError
+from l2snet.files import write_text
+from l2snet.parallel import run_jobs
 from l2snet.progress import track
-from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, SUV, read_study
+from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, SUV, read_study, write_donors
 from l2snet.synthesis.body import SCANNER_GRIDS, VERSION, Options, synthesize
 from l2snet.synthesis.drawing import Spacing
 from l2snet.synthesis.sheet import picture_sheet
-from l2snet.synthesis.tumours import read_tumours
+from l2snet.synthesis.tumours import Tumour, read_tumours
 from l2snet.volume import read_volume, write_volume
 
 logger = logging.getLogger(__name__)
+Entry = dict[str, object]
 RECORD = "bodies.json"
 SHEET_CASES = 12
 # With grids drawn at random this share stays on the organ map's own, the grid of the training data.
@@ -35,6 +40,7 @@ def write_cohort(
     tumours: Path | None = None,
     leave_out: Iterable[str] = (),
     sheet: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Write `count` bodies, seeds `seed` onwards; those that are there already are kept.
 
@@ -44,17 +50,20 @@ def write_cohort(
     spacing : "own" for the organ map's grid, "mixed" for scanners' grids in half of the bodies, or "X,Y,Z" in mm.
     tumours : study folders of real tumours to paste, but for those in `leave_out`.
     sheet : PNG of the first bodies.
+    workers : processes; each needs about 3 GiB of memory.
 
     Raises
     ------
     InputError : there is no organ map or tumour, or OUT holds bodies of another version.
     OutputError : a file cannot be written.
+    L2SNetError : a worker was killed.
     """
     maps = _organ_maps(organs)
     order = np.random.default_rng([VERSION, seed]).permutation(len(maps))
     real = read_tumours(tumours, set(leave_out)) if tumours is not None else []
     record = _read_record(out / RECORD)
-    for index in track(range(count), "synthetic bodies", count):
+    jobs = []
+    for index in range(count):
         number = seed + index
         # Each round shifts by one: a map's bodies do not all have tumours, or all have none.
         path = maps[order[(index + index // len(maps)) % len(maps)]]
@@ -72,13 +81,31 @@ def write_cohort(
             if known != entry:
                 raise InputError(f"{folder} was made with other settings ({out / RECORD}); choose another folder")
             continue
-        case = synthesize(read_volume(path, "organ map"), number, Options(grid, tumours=real), folder.name)
-        _write_study(case, folder)
-        record[folder.name] = entry
-        _write_record(record, out / RECORD)
+        jobs.append(_Job(path, number, grid, folder, entry))
+    for job, _ in track(run_jobs(partial(_make, tumours=real), jobs, workers), "synthetic bodies", len(jobs)):
+        record[job.folder.name] = job.entry
+        write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", out / RECORD)
     if sheet is not None:
         names = [out / f"body_{seed + index:06d}" for index in range(min(count, SHEET_CASES))]
         picture_sheet([read_study(folder, ct_optional=True) for folder in names], sheet)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One body to make: its organ map, seed, grid, study folder and what the record says of it."""
+
+    organs: Path
+    seed: int
+    grid: Spacing | None
+    folder: Path
+    entry: Entry
+
+
+def _make(job: _Job, tumours: list[Tumour]) -> None:
+    organs = read_volume(job.organs, "organ map")
+    if tumours:
+        write_donors([one.name for one in tumours], job.folder)
+    _write_study(synthesize(organs, job.seed, Options(job.grid, tumours=tumours), job.folder.name), job.folder)
 
 
 def _organ_maps(organs: Path) -> list[Path]:
@@ -116,20 +143,11 @@ def _write_study(case: Case, folder: Path) -> None:
     write_volume(case.suv.with_array(halved), folder / SUV, compress=True)
 
 
-def _read_record(path: Path) -> dict[str, object]:
+def _read_record(path: Path) -> Entry:
     if not path.is_file():
         return {}
     try:
-        record: dict[str, object] = json.loads(path.read_text("utf-8"))
+        record: Entry = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON; choose another folder or delete it") from error
     return record
-
-
-def _write_record(record: dict[str, object], path: Path) -> None:
-    aside = path.with_suffix(".tmp")
-    try:
-        aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}); choose a folder with rights and space") from error

@@ -49,7 +49,7 @@ def draw_appearance(rng: np.random.Generator) -> Appearance:
     _relate(suv, rng)
     _change_states(suv, rng)
     # SUV by body weight runs high in the obese, and with the time after injection.
-    suv *= np.float32(rng.uniform(0.85, 1.2))
+    suv *= np.float32(rng.uniform(0.8, 1.35))
     suv[Tissue.AIR] = 0.0
     if rng.random() < FATTY_LIVER:
         hu[Tissue.LIVER] = rng.uniform(-5, 35) + 40 * contrast

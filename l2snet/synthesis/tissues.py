@@ -107,7 +107,7 @@ class Look:
 # All are widened: a network that has seen more than reality copes with it.
 LOOKS: dict[int, Look] = {
     Tissue.SKIN: Look((0.35, 1.1), (0, 50), 10, 0.25),
-    Tissue.FAT: Look((0.10, 0.42), (-115, -85), 0, 0.25, 6),
+    Tissue.FAT: Look((0.10, 0.55), (-115, -85), 0, 0.25, 6),
     Tissue.VISCERAL_FAT: Look((0.18, 0.6), (-112, -80), 3, 0.30, 8),
     Tissue.CORTEX: Look((0.4, 1.4), (650, 1350), 0, 0.15, 120),
     Tissue.MARROW: Look((0.75, 2.2), (110, 280), 15, 0.15, 45),
@@ -162,7 +162,7 @@ LOOKS: dict[int, Look] = {
     Tissue.METAL: Look((0.2, 0.8), (2500, 3071), 0, 0.0, 100),
     Tissue.ANUS: Look((0.9, 5.0), (35, 55), 20),
 }
-MUSCLE_LOOK = Look((0.40, 1.15), (38, 64), 12, 0.15, 9)
+MUSCLE_LOOK = Look((0.45, 1.6), (38, 64), 12, 0.15, 9)
 COLON_LOOK = Look((0.7, 3.6), (22, 42), 45, 0.35)
 BOWEL_LOOK = Look((0.7, 3.2), (22, 42), 60, 0.35)
 FIRST_OF_MANY = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +26,13 @@ DONE = "case.json"
 class CachedCase:
     """A folder of memory-mapped (z, y, x) arrays on the working grid, cut to the body box.
 
-    `cue_name` is the file of the location cue; each localizer has its own.
+    `cue_name` is the file of the location cue; each localizer has its own. `source` numbers the data folder that the
+    case is from.
     """
 
     folder: Path
     cue_name: str = "cue"
+    source: int = 0
 
     @property
     def name(self) -> str:
@@ -43,7 +46,7 @@ class CachedCase:
 
     @property
     def record(self) -> dict[str, Any]:
-        """`case.json`: `source` and `geometry`."""
+        """`case.json`: `source`, `geometry` and `donors`."""
         record: dict[str, Any] = json.loads((self.folder / DONE).read_text("utf-8"))
         return record
 
@@ -62,6 +65,12 @@ class CachedCase:
     def lesions(self) -> Array:
         """Lesion mask, uint8."""
         return _mapped(self.folder / "lesions.npy")
+
+    @property
+    def donors(self) -> list[str]:
+        """Names of the cases whose tumours it may hold: it is synthetic, with real tumours."""
+        donors: list[str] = self.record.get("donors", [])
+        return donors
 
     @property
     def cue_path(self) -> Path:
@@ -87,12 +96,13 @@ class CachedCase:
         return Body(self.suv.astype(np.float32), ct, np.ones(self.suv.shape, bool), geometry)
 
 
-def write_case(case: Case, root: Path, source: str = "") -> CachedCase:
+def write_case(case: Case, root: Path, source: str = "", donors: Sequence[str] = ()) -> CachedCase:
     """Write one case aside and rename it, so that a folder of its name is always whole.
 
     Parameters
     ----------
     source : where the case comes from; kept, so that another case of the same name is told apart.
+    donors : names of the cases whose tumours it may hold.
 
     Raises
     ------
@@ -101,23 +111,40 @@ def write_case(case: Case, root: Path, source: str = "") -> CachedCase:
     folder = root / case.name
     if folder.exists() and not CachedCase(folder).is_whole:
         raise InputError(f"{folder} is not a cached case and is left alone; choose another folder with --cache")
+    arrays, geometry = training_arrays(case)
+    aside = root / f".{case.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(aside / f"{name}.npy", array)
+    stored = {name: getattr(geometry, name) for name in ("size", "spacing_mm", "origin_mm", "direction")}
+    (aside / DONE).write_text(json.dumps({"source": source, "geometry": stored, "donors": list(donors)}), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    logger.info("cached %s: %s", case.name, geometry)
+    return CachedCase(folder)
+
+
+def training_arrays(case: Case) -> tuple[dict[str, Array], Geometry]:
+    """What training keeps of a case, on the working grid, cut to the body box.
+
+    Returns
+    -------
+    `suv` (float16), `ct` (int16 HU, where the case has one) and `lesions` (uint8), each (z, y, x), and their grid.
+
+    Raises
+    ------
+    InputError : the case has no lesion mask.
+    """
     if case.lesions is None:
         raise InputError(f"case {case.name} has no lesion mask; training needs one")
     body = prepare(case)
     lesions = case.lesions.with_array(case.lesions.array.astype(np.float32)).to_grid(body.geometry, outside=0.0)
-    aside = root / f".{case.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    np.save(aside / "suv.npy", body.suv.astype(np.float16))
+    arrays = {"suv": body.suv.astype(np.float16)}
     if body.ct is not None:
-        np.save(aside / "ct.npy", np.clip(np.rint(body.ct), -1024, 3071).astype(np.int16))
-    np.save(aside / "lesions.npy", (lesions.array >= 0.5).astype(np.uint8))
-    geometry = {name: getattr(body.geometry, name) for name in ("size", "spacing_mm", "origin_mm", "direction")}
-    (aside / DONE).write_text(json.dumps({"source": source, "geometry": geometry}), "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    logger.info("cached %s: %s", case.name, body.geometry)
-    return CachedCase(folder)
+        arrays["ct"] = np.clip(np.rint(body.ct), -1024, 3071).astype(np.int16)
+    arrays["lesions"] = (lesions.array >= 0.5).astype(np.uint8)
+    return arrays, body.geometry
 
 
 def _mapped(path: Path) -> Array:

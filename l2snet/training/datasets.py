@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,16 +21,32 @@ MARGIN = 1.25
 Sample = dict[str, Tensor]
 
 
+class Readable(Protocol):
+    """An array on disk, of which a slice reads what it has to: memory-mapped (the cache), or in an LMDB store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size."""
+
+    @property
+    def ndim(self) -> int:
+        """Its number of axes."""
+
+    def __getitem__(self, key: tuple[slice, ...], /) -> Array:
+        """A part of it."""
+
+
 class SliceDataset(Dataset[Sample]):
     """Coronal PET slices for phase 1: `image` (slices, z, x) in the recipe's window, `truth` (1, z, x)."""
 
     def __init__(self, cases: Sequence[CachedCase], recipe: LocalizerRecipe) -> None:
         self.cases, self.recipe = list(cases), recipe
         self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees)
-        with_lesion = [case.lesions.any(axis=(0, 2)) for case in self.cases]
-        pairs = list(zip(self.cases, with_lesion, strict=True))
-        self.full = [(case, np.flatnonzero(has)) for case, has in pairs if has.any()]
-        self.empty = [(case, np.flatnonzero(~has)) for case, has in pairs if not has.all()]
+        has_lesion = {case: case.lesions.any(axis=(0, 2)) for case in self.cases}
+        full = {case: np.flatnonzero(has) for case, has in has_lesion.items() if has.any()}
+        empty = {case: np.flatnonzero(~has) for case, has in has_lesion.items() if not has.all()}
+        self.full, self.empty = _Pool(full, recipe.shares), _Pool(empty, recipe.shares)
+        self.slices = {self.full: full, self.empty: empty}
 
     def __len__(self) -> int:
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
@@ -37,13 +54,14 @@ class SliceDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         rng = _seeded(self.recipe.seed, index)
         pool = self.full if rng.random() < self.recipe.lesion_share else self.empty
-        case, slices = (pool or self.full or self.empty)[rng.integers(len(pool or self.full or self.empty))]
-        y = int(rng.choice(slices))
+        pool = pool or self.full or self.empty
+        case = pool.draw(rng)
+        y = int(rng.choice(self.slices[pool][case]))
         half = self.recipe.slices // 2
         ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
         planes = np.concatenate([case.suv[:, ys], case.lesions[:, y : y + 1]], axis=1).astype(np.float32)
         planes = planes.transpose(1, 0, 2)
-        start = _random_start(planes.shape[1:], self.recipe.crop, rng)
+        start = random_start(planes.shape[1:], self.recipe.crop, rng)
         planes = _crop_with_margin(planes, start, self.recipe.crop)
         data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
         data = self.transforms(**data)
@@ -58,7 +76,8 @@ class WindowDataset(Dataset[Sample]):
         if recipe.cue_weight and any(case.cue is None for case in cases):
             raise ValueError("a cue weight needs every case's cue; compute them with a localizer first")
         self.cases, self.recipe = list(cases), recipe
-        self.with_lesion = [case for case in self.cases if len(case.lesion_voxels)]
+        self.all = _Pool(self.cases, recipe.shares)
+        self.with_lesion = _Pool([case for case in self.cases if len(case.lesion_voxels)], recipe.shares)
         self.transforms = window_transforms(recipe.crop)
 
     def __len__(self) -> int:
@@ -67,13 +86,12 @@ class WindowDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         recipe, rng = self.recipe, _seeded(self.recipe.seed, index)
         on_lesion = bool(self.with_lesion) and rng.random() < recipe.lesion_share
-        pool = self.with_lesion if on_lesion else self.cases
-        case = pool[rng.integers(len(pool))]
+        case = (self.with_lesion if on_lesion else self.all).draw(rng)
         if on_lesion:
             voxel = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
             start = [int(v) - n // 2 for v, n in zip(voxel, recipe.crop, strict=True)]
         else:
-            start = _random_start(case.suv.shape, recipe.crop, rng)
+            start = random_start(case.suv.shape, recipe.crop, rng)
         pet = recipe.pet(_crop_with_margin(case.suv, start, recipe.crop))
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
@@ -102,6 +120,24 @@ class WindowDataset(Dataset[Sample]):
         return {"image": image, "truth": data["segmentation"].float(), "weight": weight}
 
 
+class _Pool:
+    """Cases to draw from: data folders by their shares, and the cases of a folder alike."""
+
+    def __init__(self, cases: Iterable[CachedCase], shares: Sequence[float] | None) -> None:
+        self.cases = list(cases)
+        self.chances: Array | None = None
+        if shares is not None and self.cases:
+            sources = np.array([case.source for case in self.cases])
+            chances = np.asarray(shares, float)[sources] / np.bincount(sources)[sources]
+            self.chances = chances / chances.sum()
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def draw(self, rng: np.random.Generator) -> CachedCase:
+        return self.cases[int(rng.choice(len(self.cases), p=self.chances))]
+
+
 def _seeded(seed: int, index: int) -> np.random.Generator:
     """A generator for one sample; batchgeneratorsv2 draws from the global ones, so they are set too."""
     np.random.seed(np.random.SeedSequence([seed, index]).generate_state(1)[0])
@@ -109,18 +145,23 @@ def _seeded(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index])
 
 
-def _random_start(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:
+def random_start(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Uniform over the places where the crop lies inside, or where it holds everything."""
     return [int(rng.integers(min(0, n - c), max(0, n - c) + 1)) for n, c in zip(size, crop, strict=True)]
 
 
-def _crop_with_margin(array: Array, start: Sequence[int], crop: Sequence[int], outside: float = 0.0) -> Array:
+def _crop_with_margin(array: Readable, start: Sequence[int], crop: Sequence[int], outside: float = 0.0) -> Array:
     """The crop at `start` of the last axes and `MARGIN` around it, which the transforms cut off again; float32.
 
     `outside` fills what lies beyond the array.
     """
     size = [int(np.ceil(n * MARGIN / 2)) * 2 for n in crop]
     start = [at - (s - c) // 2 for at, s, c in zip(start, size, crop, strict=True)]
+    return read_crop(array, start, size, outside)
+
+
+def read_crop(array: Readable, start: Sequence[int], size: Sequence[int], outside: float = 0.0) -> Array:
+    """The part of the last axes that begins at `start`, float32; `outside` fills what lies beyond the array."""
     lead = array.ndim - len(size)
     out = np.full(array.shape[:lead] + tuple(size), outside, dtype=np.float32)
     source, target = [slice(None)] * lead, [slice(None)] * lead

@@ -1,7 +1,8 @@
-"""The training loop of both phases: SGD, polynomial schedule, checkpoints that resume exactly, one CSV log.
+"""The training loop of every network: optimiser, schedule, checkpoints that resume exactly, one CSV log.
 
 A run folder holds `recipe.json`, `cases.json` (what it trains on), `log.csv` (a line per epoch) and
-`checkpoint.safetensors` (network, optimiser and epoch; no pickle). The last checkpoint is the final one.
+`checkpoint.safetensors` (network, optimiser and epoch, and the state of loss and schedule where they have one; no
+pickle). The last checkpoint is the final one.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from l2snet.errors import DeviceError, InputError, TrainingError
-from l2snet.training.losses import bce_dice
+from l2snet.files import write_text
+from l2snet.training.losses import BceDice
 from l2snet.training.recipes import Recipe
+from l2snet.training.schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
-RECIPE, CASES, CUES = "recipe.json", "cases.json", "cues.json"
+RECIPE, CASES, CUES, START = "recipe.json", "cases.json", "cues.json", "start.json"
 LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
 
 
@@ -44,28 +47,41 @@ def fit(
     device: str = "auto",
     workers: int = 0,
     stop_after: int | None = None,
+    compiled: bool = False,
+    criterion: nn.Module | None = None,
 ) -> Path:
     """Train `network` in place and return the checkpoint; the same call continues a run that was stopped.
 
     Parameters
     ----------
-    dataset : `dataset[i]` is sample i of the run, with `image`, `truth` and, in phase 2, `weight`.
+    dataset : `dataset[i]` is sample i of the run, with `image` and what the loss takes.
     run : the run folder.
     cases : names of the cases trained on, written to the run.
     device : "auto", "cpu" or "cuda".
     stop_after : stop once this many epochs are done (counted from the run's start); None for all.
+    compiled : let torch.compile fuse the network; needs a C++ compiler.
+    criterion : the loss, of the network's output and the sample; its parameters, if any, are trained too. None for
+        L2SNet's, `BceDice`.
 
     Raises
     ------
     InputError : the run folder holds another recipe or other cases.
     """
     fabric = start_fabric(device, recipe.batch)
-    start_run(run, recipe, cases)
-    network = network.to(memory_format=_memory_format(network))
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    first = load_checkpoint(run / CHECKPOINT, network, optimizer) if (run / CHECKPOINT).is_file() else 0
+    with fabric.rank_zero_first():
+        start_run(run, recipe, cases)
+    # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
+    network = network.to(fabric.device).to(memory_format=_memory_format(network))
+    criterion = (BceDice() if criterion is None else criterion).to(fabric.device)
+    optimizer = build_optimizer(nn.ModuleList([network, criterion]), recipe)
+    schedule = recipe.schedule()
+    first = 0
+    if (run / CHECKPOINT).is_file():
+        first = load_checkpoint(run / CHECKPOINT, network, optimizer, criterion, schedule)
+    if compiled:
+        network.compile()
+    # Only what has parameters can be shared among GPUs.
+    loss_of = fabric.setup_module(criterion) if any(True for _ in criterion.parameters()) else criterion
     model, optimizer = fabric.setup(network, optimizer)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     batches = _Batches(recipe, first, last, fabric.global_rank, fabric.world_size)
@@ -79,15 +95,17 @@ def fit(
     with Progress(*columns, console=console, disable=not sys.stderr.isatty() or not fabric.is_global_zero) as bar:
         task = bar.add_task("train", total=(last - first) * recipe.steps_per_epoch, epoch=first)
         for epoch in range(first, last):
+            if schedule.is_over:
+                break
             began = time.perf_counter()
-            rate = recipe.learning_rate_at(epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             total = torch.zeros((), device=fabric.device)
-            for _ in range(recipe.steps_per_epoch):
+            for step in range(epoch * recipe.steps_per_epoch, (epoch + 1) * recipe.steps_per_epoch):
                 sample = next(samples)
+                rate = schedule.rate(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
                 optimizer.zero_grad()
-                loss = bce_dice(model(sample["image"]), sample["truth"], sample.get("weight"))
+                loss = loss_of(model(sample["image"]), sample)
                 fabric.backward(loss)
                 optimizer.step()
                 total += loss.detach()
@@ -97,13 +115,24 @@ def fit(
                 raise TrainingError(
                     f"the loss of epoch {epoch + 1} is {mean}; the last checkpoint is kept; lower the learning rate"
                 )
+            schedule.record(mean)
             if fabric.is_global_zero:
                 _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began)
                 logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
-                if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last:
-                    save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1)
+                if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last or schedule.is_over:
+                    save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
             fabric.barrier()
     return run / CHECKPOINT
+
+
+def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum, Adam or AdamW."""
+    if recipe.optimizer != "sgd":
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        return kind(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
 
 
 def start_fabric(device: str, batch: int) -> Fabric:
@@ -131,9 +160,9 @@ def start_fabric(device: str, batch: int) -> Fabric:
 
 
 def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
-    """Write a new run's recipe and cases, or check that they are those of the run that is there."""
+    """Write a new run's recipe and cases, or check that they are those, in the order, of the run that is there."""
     start_record(run / RECIPE, recipe.to_json())
-    start_record(run / CASES, json.dumps(sorted(cases), indent=1) + "\n")
+    start_record(run / CASES, json.dumps(list(cases), indent=1) + "\n")
 
 
 def start_record(path: Path, text: str) -> None:
@@ -144,41 +173,66 @@ def start_record(path: Path, text: str) -> None:
     InputError : it says something else.
     """
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        write_text(text, path)
     elif path.read_text("utf-8") != text:
         raise InputError(f"{path} is of another run: give the same options to continue it, or another run folder")
 
 
-def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    """Write network and optimiser aside, then rename, so that a kill leaves the previous checkpoint whole."""
-    tensors = {f"network/{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    criterion: nn.Module | None = None,
+    schedule: Schedule | None = None,
+) -> None:
+    """Write all that a run goes on from aside, then rename, so that a kill leaves the previous checkpoint whole."""
+    parts = {"network": network, "criterion": criterion}
+    tensors = {
+        f"{part}/{name}": value.detach().cpu().contiguous()
+        for part, module in parts.items()
+        if module is not None
+        for name, value in module.state_dict().items()
+    }
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+    metadata = {"epoch": str(epoch)}
+    if schedule is not None and schedule.state():
+        metadata["schedule"] = json.dumps(schedule.state())
     aside = path.with_suffix(".part")
-    save_file(tensors, str(aside), metadata={"epoch": str(epoch)})
+    save_file(tensors, str(aside), metadata=metadata)
     aside.replace(path)
 
 
-def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+def load_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    criterion: nn.Module | None = None,
+    schedule: Schedule | None = None,
+) -> int:
     """Load what `save_checkpoint` wrote, in place, and return the number of epochs done."""
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Tensor]] = {"network": {}, "criterion": {}}
     states: dict[int, dict[str, Tensor]] = {}
     with safe_open(str(path), framework="pt") as file:
-        epoch = int(file.metadata()["epoch"])
+        metadata = file.metadata()
         for key in file.keys():  # noqa: SIM118  # not a mapping
             kind, _, rest = key.partition("/")
-            if kind == "network":
-                weights[rest] = file.get_tensor(key)
+            if kind in weights:
+                weights[kind][rest] = file.get_tensor(key)
             else:
                 index, _, name = rest.partition("/")
                 states.setdefault(int(index), {})[name] = file.get_tensor(key)
-    network.load_state_dict(weights)
+    network.load_state_dict(weights["network"])
+    if criterion is not None:
+        criterion.load_state_dict(weights["criterion"])
     if optimizer is not None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    return epoch
+    if schedule is not None:
+        schedule.restore(json.loads(metadata.get("schedule", "{}")))
+    return int(metadata["epoch"])
 
 
 class _Batches(Sampler[list[int]]):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 # Added above and below the Dice fraction: a batch without lesion has Dice 1 when nothing is predicted.
 DICE_SMOOTHING = 1.0
+
+
+class BceDice(nn.Module):
+    """`bce_dice` as the training loop calls a loss: on the network's output and the sample."""
+
+    def forward(self, output: Tensor, sample: Mapping[str, Tensor]) -> Tensor:
+        """`output` (n, 1, ...) are logits; the sample has `truth` and, in phase 2, `weight`."""
+        return bce_dice(output, sample["truth"], sample.get("weight"))
 
 
 def bce_dice(logits: Tensor, truth: Tensor, weight: Tensor | None = None, dice_weight: float = 1.0) -> Tensor:

@@ -9,35 +9,53 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from l2snet.preprocess import Window
-from l2snet.weights import LOCALIZER, SEGMENTER
+from l2snet.preprocess import LogScale, Window, intensity
+from l2snet.training.schedules import Fixed, MovingAverage, MovingAverageRule, Schedule
+from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What both phases set."""
+    """What every network's training sets."""
 
     name: str = "paper"
     epochs: int = 200
     steps_per_epoch: int = 250  # not given; nnU-Net's
     batch: int = 32
     learning_rate: float = 1e-3  # section 3.4
-    decay_power: float = 0.9  # lr x (1 - epoch / epochs) ^ power
+    optimizer: str = "sgd"  # not given; or "adam", "adamw"
     momentum: float = 0.9  # not given
     weight_decay: float = 1e-4
+    shares: tuple[float, ...] | None = None  # of the samples, by data folder; None: every case alike
     checkpoint_every: int = 1  # epochs
     seed: int = 0
 
     network = ""
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Constructor arguments of the network, without its first weights."""
+        raise NotImplementedError
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """What the weights' config says of the network's input (fields of `NetworkConfig`)."""
+        raise NotImplementedError
+
+    def schedule(self) -> Schedule:
+        """The learning rates of a new run."""
+        raise NotImplementedError
+
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-
-    def learning_rate_at(self, epoch: int) -> float:
-        """The polynomial schedule, constant within an epoch (counted from 0)."""
-        return float(self.learning_rate * (1 - epoch / self.epochs) ** self.decay_power)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+        if self.shares is not None and (min(self.shares) < 0 or sum(self.shares) <= 0):
+            raise ValueError(f"shares are {self.shares}; expected positive numbers")
 
     def to_json(self) -> str:
         """All settings, as text that two equal recipes share."""
@@ -54,12 +72,30 @@ class Recipe:
             if isinstance(value, list):
                 values[f.name] = tuple(value)
             elif isinstance(value, dict):
-                values[f.name] = Window(**value)
+                values[f.name] = intensity(value)
         return cls(**values)
 
 
 @dataclass(frozen=True)
-class LocalizerRecipe(Recipe):
+class PolynomialRecipe(Recipe):
+    """What both phases of L2SNet set."""
+
+    decay_power: float = 0.9  # lr x (1 - epoch / epochs) ^ power
+    warmup_steps: int = 0  # over which the rate rises from zero
+
+    def learning_rate_at(self, step: int) -> float:
+        """The polynomial schedule, constant within an epoch, after a linear rise; steps are counted from 0."""
+        epoch = step // self.steps_per_epoch
+        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return float(self.learning_rate * rise * (1 - epoch / self.epochs) ** self.decay_power)
+
+    def schedule(self) -> Schedule:
+        """`learning_rate_at`, whatever the loss."""
+        return Fixed(self.learning_rate_at)
+
+
+@dataclass(frozen=True)
+class LocalizerRecipe(PolynomialRecipe):
     """Phase 1, the 2D network on coronal slices (sections 3.2 and 3.4)."""
 
     crop: tuple[int, int] = (320, 384)  # (z, x)
@@ -77,9 +113,14 @@ class LocalizerRecipe(Recipe):
         """Constructor arguments of `Res2NetUNet`, without the encoder's first weights."""
         return {"in_channels": self.slices, "widths": list(self.widths)}
 
+    @property
+    def inference(self) -> dict[str, Any]:
+        """PET alone, whole slices."""
+        return {"pet": self.pet, "slices": self.slices}
+
 
 @dataclass(frozen=True)
-class SegmenterRecipe(Recipe):
+class SegmenterRecipe(PolynomialRecipe):
     """Phase 2, the 3D network on windows of PET and CT (sections 3.3 and 3.4)."""
 
     epochs: int = 500
@@ -106,34 +147,147 @@ class SegmenterRecipe(Recipe):
         """Constructor arguments of `UNet3D`."""
         return {"in_channels": 2, "widths": list(self.widths), "norm": self.norm}
 
+    @property
+    def inference(self) -> dict[str, Any]:
+        """PET and CT in windows."""
+        return {"pet": self.pet, "ct": self.ct, "window": self.window or self.crop}
 
-# Two CPU cores, bf16, without ImageNet weights: an hour each. A faster rate makes up for the few steps.
+
+@dataclass(frozen=True)
+class StepByStepRecipe(Recipe):
+    """Step-by-Step (Liu et al., autoPET 2022), the lesion together with ever wider surroundings.
+
+    `steps_per_epoch` is replaced by what makes an epoch all images, unless `epoch_is_all_images` is False.
+    """
+
+    epochs: int = 360  # at most; the rule ends the run, after about 260 in the paper
+    batch: int = 16
+    learning_rate: float = 3e-4
+    optimizer: str = "adam"
+    weight_decay: float = 0.0  # not given
+    epoch_is_all_images: bool = True
+    lesion_repeat: int = 3  # times that an image with lesions counts; "more often", the number is not given
+    lesion_share: float = 0.75  # of an image's crops that hold a voxel of its lesions; not given
+    crop: tuple[int, int, int] = (32, 160, 160)  # (z, y, x)
+    mirror: bool = False  # along each axis, half of the crops; no augmentation is given
+    ct_dropout: float = 0.0  # share of crops whose CT is blanked
+    rate_divisor: float = 2.5
+    least_fall: float = 5e-3
+    average_epochs: int = 10  # in the moving average; not given
+    patience: int = 30  # epochs without such a fall; not given; nnU-Net's, whose rule this is
+    lowest_rate: float = 1e-5
+    cosine_rate: float = 1e-4
+    cosine_epochs: int = 100
+    pet: LogScale = field(default_factory=LogScale)  # log2(1 + SUV), as released
+    ct: Window = field(default_factory=lambda: Window(-1000.0, 1000.0))  # clipped as released; the scale is not given
+    channels: int = 8  # 1: without the auxiliary ones, to compare
+    widths: tuple[int, ...] = (96, 192, 384, 768, 1536)
+    residual_units: int = 4
+
+    network = STEP_BY_STEP
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lesion_repeat", "average_epochs", "patience", "cosine_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.cosine_epochs > self.epochs:
+            raise ValueError(f"{self.cosine_epochs} cosine_epochs do not fit into {self.epochs} epochs")
+        if self.channels not in (1, 8):
+            raise ValueError(f"channels is {self.channels}; expected 8, or 1 for the lesion alone")
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Constructor arguments of `ResidualUNet3D`."""
+        return {
+            "in_channels": 2,
+            "out_channels": self.channels,
+            "widths": list(self.widths),
+            "residual_units": self.residual_units,
+            "norm": "window",
+        }
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """PET and CT in windows of the crop's size, over which the norm spans."""
+        return {"pet": self.pet, "ct": self.ct, "window": self.crop}
+
+    def schedule(self) -> Schedule:
+        """The moving-average rule, then the cosine; the first part ends in time for the second."""
+        rule = MovingAverageRule(
+            start=self.learning_rate,
+            divisor=self.rate_divisor,
+            least_fall=self.least_fall,
+            average_epochs=self.average_epochs,
+            patience=self.patience,
+            lowest=self.lowest_rate,
+            last_epoch=self.epochs - self.cosine_epochs,
+            cosine_start=self.cosine_rate,
+            cosine_epochs=self.cosine_epochs,
+        )
+        return MovingAverage(rule, self.steps_per_epoch)
+
+
+# For two CPU cores in bf16, at random start: under an hour each.
+SMALL_LOCALIZER = LocalizerRecipe(
+    name="small",
+    epochs=80,
+    steps_per_epoch=50,
+    batch=8,
+    crop=(128, 160),
+    lesion_share=0.5,
+    optimizer="adamw",
+    learning_rate=5e-4,
+    weight_decay=1e-2,
+    warmup_steps=200,
+    encoder_weights=None,
+)
+SMALL_SEGMENTER = SegmenterRecipe(
+    name="small",
+    epochs=45,
+    steps_per_epoch=50,
+    crop=(64, 96, 80),
+    window=(128, 192, 160),
+    lesion_share=0.4,
+    ct_dropout=0.1,
+    norm="channels",
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-2,
+    warmup_steps=200,
+)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
-    "small": LocalizerRecipe(
-        name="small",
-        epochs=60,
-        steps_per_epoch=40,
-        batch=8,
-        crop=(128, 160),
-        lesion_share=0.5,
-        learning_rate=0.02,
-        checkpoint_every=5,
-        encoder_weights=None,
-    ),
+    "small": SMALL_LOCALIZER,
 }
 SEGMENTERS = {
     "paper": SegmenterRecipe(),
-    "small": SegmenterRecipe(
-        name="small",
-        epochs=60,
-        steps_per_epoch=25,
-        crop=(64, 96, 80),
-        window=(128, 192, 160),
-        learning_rate=0.02,
-        lesion_share=0.5,
-        ct_dropout=0.1,
-        norm="channels",
-        checkpoint_every=5,
-    ),
+    "small": SMALL_SEGMENTER,
+}
+SMALL_STEP_BY_STEP = StepByStepRecipe(
+    name="small",
+    epochs=80,
+    batch=4,
+    learning_rate=1e-3,
+    epoch_is_all_images=False,
+    steps_per_epoch=50,
+    crop=(32, 96, 96),
+    mirror=True,
+    ct_dropout=0.1,
+    average_epochs=5,
+    patience=10,
+    lowest_rate=1e-4,
+    cosine_rate=5e-4,
+    cosine_epochs=30,
+    widths=(16, 32, 64, 128),
+    residual_units=2,
+)
+STEP_BY_STEPS = {
+    "paper": StepByStepRecipe(),
+    "released": StepByStepRecipe(name="released", widths=(96, 192, 192, 192, 192)),
+    "small": SMALL_STEP_BY_STEP,
+}
+# Which recipe a run folder or a weights folder of a network holds.
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.network: recipe for recipe in (LocalizerRecipe, SegmenterRecipe, StepByStepRecipe)
 }

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from l2snet.backend import Network
 from l2snet.errors import InputError, reason
+from l2snet.export import load_network
 from l2snet.localize import localize
 from l2snet.networks import build
 from l2snet.progress import track
-from l2snet.sources.autopet import find_studies, read_study
+from l2snet.sources.autopet import find_studies, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
 from l2snet.training.datasets import SliceDataset, WindowDataset
-from l2snet.training.loop import CHECKPOINT, CUES, fit, start_record
-from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
+from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
+from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
+from l2snet.weights import NETWORK, read_config, sha256
+
+logger = logging.getLogger(__name__)
 
 
-def cached_cases(data: Path, cache: Path, hold_out: Set[str], resample_ct: bool) -> list[CachedCase]:
-    """The cases under `data` without those held out, cached.
+def cached_cases(
+    data: Sequence[Path], cache: Path, hold_out: Set[str] = frozenset(), resample_ct: bool = False
+) -> list[CachedCase]:
+    """The cases under the `data` folders without those held out, cached; a case may lack a CT.
 
     Raises
     ------
-    InputError : a name to hold out is not there, a study cannot be used, or nothing is left.
+    InputError : a name to hold out is not there, a study cannot be used, or nothing is left of a folder.
     """
-    folders = find_studies(data)
-    studies = {folder.name: folder for folder in folders}
-    if len(studies) < len(folders):
-        twice = next(folder for folder in folders if studies[folder.name] != folder)
+    found = [(folder, source) for source, root in enumerate(data) for folder in find_studies(root)]
+    studies = {folder.name: folder for folder, _ in found}
+    if len(studies) < len(found):
+        twice = next(folder for folder, _ in found if studies[folder.name] != folder)
         raise InputError(f"{twice} and {studies[twice.name]} have one name; rename one, since cases go by folder name")
+    roots = ", ".join(str(root) for root in data)
     unknown = sorted(set(hold_out) - set(studies))
     if unknown:
-        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(studies)} studies under {data}")
-    kept = [folder for name, folder in studies.items() if name not in hold_out]
-    if not kept:
-        raise InputError(f"all {len(studies)} studies under {data} are held out; nothing is left to train on")
-    return [cache_study(folder, cache, resample_ct) for folder in kept]
+        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(studies)} studies under {roots}")
+    kept = [(folder, source) for folder, source in found if folder.name not in hold_out]
+    for source, root in enumerate(data):
+        if all(source != other for _, other in kept):
+            raise InputError(f"all studies under {root} are held out; nothing is left to train on")
+    cases = [
+        replace(cache_study(folder, cache, resample_ct), source=source)
+        for folder, source in track(kept, "cached cases", len(kept))
+    ]
+    without_ct = sum(case.ct is None for case in cases)
+    if without_ct:
+        logger.warning("%d of %d cases have no CT", without_ct, len(cases))
+    return cases
+
+
+def learnt_from(cases: Sequence[CachedCase]) -> list[str]:
+    """Names of the cases, in order, and of those whose tumours they may hold: all that training on them sees."""
+    names = [case.name for case in cases]
+    return names + sorted({name for case in cases for name in case.donors} - set(names))
 
 
 def cache_study(folder: Path, cache: Path, resample_ct: bool) -> CachedCase:
@@ -48,7 +71,7 @@ def cache_study(folder: Path, cache: Path, resample_ct: bool) -> CachedCase:
     cached = CachedCase(cache / folder.name)
     source = f"{folder.resolve()}{' with its CT resampled' if resample_ct else ''}"
     if not cached.is_whole:
-        return write_case(read_study(folder, resample_ct), cache, source)
+        return write_case(read_study(folder, resample_ct, ct_optional=True), cache, source, read_donors(folder))
     found = cached.record.get("source", "something unknown")
     if found != source:
         raise InputError(f"{cached.folder} was made from {found}, not {source}; remove it, or choose another --cache")
@@ -62,10 +85,16 @@ def train_localizer(
     device: str = "auto",
     workers: int = 0,
     stop_after: int | None = None,
+    pretrained: Path | None = None,
 ) -> Path:
-    """Phase 1 (section 3.2); returns the checkpoint."""
+    """Phase 1 (section 3.2); returns the checkpoint.
+
+    Parameters
+    ----------
+    pretrained : weights folder to start from, instead of the recipe's encoder weights.
+    """
     architecture = dict(recipe.architecture)
-    if not (run / CHECKPOINT).is_file():
+    if pretrained is None and not (run / CHECKPOINT).is_file():
         architecture["encoder_weights"] = recipe.encoder_weights
     torch.manual_seed(recipe.seed)
     try:
@@ -77,8 +106,8 @@ def train_localizer(
             f"the encoder weights {recipe.encoder_weights!r} cannot be had ({reason(error)}); "
             "give a local file of timm's with --encoder-weights FILE, or none"
         ) from error
-    names = [case.name for case in cases]
-    return fit(network, SliceDataset(cases, recipe), recipe, run, names, device, workers, stop_after)
+    start_from(network, recipe, pretrained, run)
+    return fit(network, SliceDataset(cases, recipe), recipe, run, learnt_from(cases), device, workers, stop_after)
 
 
 def train_segmenter(
@@ -88,18 +117,56 @@ def train_segmenter(
     device: str = "auto",
     workers: int = 0,
     stop_after: int | None = None,
+    pretrained: Path | None = None,
+    compiled: bool = False,
 ) -> Path:
     """Phase 2 (section 3.3); the cases hold their cues (`write_cues`) unless the recipe has no cue weight."""
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
-    names = [case.name for case in cases]
-    return fit(network, WindowDataset(cases, recipe), recipe, run, names, device, workers, stop_after)
+    start_from(network, recipe, pretrained, run)
+    return fit(
+        network, WindowDataset(cases, recipe), recipe, run, learnt_from(cases), device, workers, stop_after, compiled
+    )
 
 
-def write_cues(cases: Sequence[CachedCase], localizer: Network, run: Path) -> list[CachedCase]:
-    """Compute the location cue of every case, and record in the run by which weights and which cases those had seen.
+def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run: Path) -> None:
+    """Load a weights folder into the network, in place, and record in the run what it was and what it had seen.
+
+    Raises
+    ------
+    InputError : the weights are of another network, or the run was begun with others.
+    """
+    if pretrained is None:
+        if (run / START).is_file():
+            raise InputError(f"{run} was begun from weights ({run / START}); give the same with --pretrained")
+        return
+    config = read_config(pretrained)
+    if config.network != recipe.network or dict(config.architecture) != recipe.architecture:
+        raise InputError(
+            f"{pretrained} holds a {config.network} of {dict(config.architecture)}, and the recipe's is a "
+            f"{recipe.network} of {recipe.architecture}; they must be the same to start from"
+        )
+    if not (run / START).is_file() and (run / CHECKPOINT).is_file():
+        raise InputError(f"{run} was begun without weights; leave --pretrained out, or give another run folder")
+    record = {"sha256": sha256(pretrained / NETWORK), "cases": sorted(config.seen_cases)}
+    start_record(run / START, json.dumps(record, indent=1) + "\n")
+    network.load_state_dict(load_network(pretrained / NETWORK, config).state_dict())
+
+
+def cue_name(sha256: str) -> str:
+    """Name of the cue by the localizer of this hash."""
+    return f"cue-{sha256[:12]}"
+
+
+def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: Path) -> list[CachedCase]:
+    """Compute the location cue of every case by a localizer that did not see it, and record in the run which did.
 
     A cue that is there already, by the same weights, is kept.
+
+    Parameters
+    ----------
+    localizers : the first that did not see a case gives its cue. Where all did, the first that saw it only in the
+        weights it started from, else the first; a warning says for how many.
 
     Returns
     -------
@@ -107,18 +174,28 @@ def write_cues(cases: Sequence[CachedCase], localizer: Network, run: Path) -> li
 
     Raises
     ------
-    InputError : the run was begun with another localizer.
+    InputError : the run was begun with other localizers.
     """
-    seen = set(localizer.config.trained.get("cases", []))
+    seen = {localizer.sha256: localizer.config.seen_cases for localizer in localizers}
+    itself = {localizer.sha256: set(localizer.config.trained.get("cases", [])) for localizer in localizers}
+    chosen = {
+        case: next(
+            (one for saw in (seen, itself) for one in localizers if case.name not in saw[one.sha256]), localizers[0]
+        )
+        for case in cases
+    }
+    not_held_out = sorted(case.name for case, localizer in chosen.items() if case.name in seen[localizer.sha256])
+    if not_held_out:
+        logger.warning("the cue of %d of %d cases is by a localizer that saw them", len(not_held_out), len(cases))
     record = {
-        "localizer_sha256": localizer.sha256,
-        "cases_the_localizer_was_trained_on": sorted(case.name for case in cases if case.name in seen),
+        "localizers": [{"sha256": sha, "cases": sorted(names)} for sha, names in seen.items()],
+        "cases_their_localizer_was_trained_on": not_held_out,
     }
     start_record(run / CUES, json.dumps(record, indent=1) + "\n")
-    with_cues = [replace(case, cue_name=f"cue-{localizer.sha256[:12]}") for case in cases]
-    for case in track(with_cues, "cues", len(with_cues)):
-        if case.cue is None:
+    with_cues = {replace(case, cue_name=cue_name(one.sha256)): one for case, one in chosen.items()}
+    for case, localizer in track(with_cues.items(), "cues", len(with_cues)):
+        if not case.cue_path.is_file():
             aside = case.cue_path.with_suffix(".part.npy")
             np.save(aside, localize(case.body(), localizer).astype(np.float16))
             aside.replace(case.cue_path)
-    return [replace(case) for case in with_cues]
+    return list(with_cues)

@@ -1,0 +1,256 @@
+"""DICOM in: folders to studies, studies to series, and which of these are the PET, its CT and its SEG.
+
+Which series is the PET and which its CT is decided from the headers (attenuation correction, frame of reference,
+overlap), never from names; a choice that the headers leave open is an error that lists the candidates.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.errors import InvalidDicomError
+
+from l2snet.case import MIN_SLICES
+from l2snet.errors import InputError
+from l2snet.sources.dicom_series import Series, stack
+from l2snet.volume import Geometry
+
+PET, CT, SEG = "PT", "CT", "SEG"
+PET_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+# All slices in one file: made so by the scanner, or converted from classic files.
+ENHANCED = {
+    PET_IMAGE: {"1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"},
+    CT_IMAGE: {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"},
+}
+# Scouts and projections have the storage class of slices.
+NO_SLICES = {"LOCALIZER", "MIP", "PROJECTION IMAGE"}
+# Two CTs that cover the PET alike are two reconstructions of one scan.
+SAME_OVERLAP = 0.05
+MIN_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class DicomStudy:
+    """The folders that hold one study; `patient` and `name` are the folder names that results are filed under."""
+
+    uid: str
+    patient: str
+    name: str
+    folders: tuple[Path, ...]
+
+
+def find_dicom_studies(root: Path) -> list[DicomStudy]:
+    """The studies under `root`, in order of patient and name; one header of every folder is read.
+
+    A study takes its name, and its patient's, from its folders (PATIENT/STUDY/SERIES, as the TCIA's downloader lays
+    them out); where these say nothing, from StudyInstanceUID and PatientID.
+
+    Raises
+    ------
+    InputError : there is no DICOM file, or the folders make several patients of one PatientID.
+    """
+    folders: dict[str, list[Path]] = defaultdict(list)
+    patients: dict[str, str] = {}
+    for folder, _, names in os.walk(root):
+        header = _first_header(Path(folder), names)
+        if header is not None:
+            uid = str(header.get("StudyInstanceUID", ""))
+            folders[uid].append(Path(folder))
+            patients[uid] = str(header.get("PatientID") or "")
+    if not folders:
+        raise InputError(f"no DICOM file was found under {root}; expected PATIENT/STUDY/SERIES folders of them")
+    studies = []
+    taken: set[tuple[str, str]] = set()
+    for uid, found in sorted(folders.items()):
+        parts = Path(os.path.commonpath(found)).relative_to(root).parts
+        patient = parts[-2] if len(parts) > 1 else _file_name(patients[uid])
+        name = parts[-1] if parts and (patient, parts[-1]) not in taken else uid
+        taken.add((patient, name))
+        studies.append(DicomStudy(uid, patient, name, tuple(sorted(found))))
+    _check_patients(studies, patients)
+    return sorted(studies, key=lambda study: (study.patient, study.name))
+
+
+def _check_patients(studies: Sequence[DicomStudy], patients: Mapping[str, str]) -> None:
+    """Refuse one patient under two names, who would be trained and tested on; `patients` are PatientIDs by study."""
+    names: dict[str, str] = {}
+    for study in studies:
+        patient = patients[study.uid]
+        if patient and names.setdefault(patient, study.patient) != study.patient:
+            raise InputError(
+                f"PatientID {patient} is in the patient folders {names[patient]} and {study.patient}; expected "
+                "PATIENT/STUDY/SERIES, one folder a patient: move these studies into one, or give every patient an ID"
+            )
+
+
+def read_series(study: DicomStudy) -> list[Series]:
+    """Every series of a study, headers alone, in order of UID.
+
+    Raises
+    ------
+    InputError : a folder also holds files of another study.
+    """
+    series: dict[str, list[Dataset]] = defaultdict(list)
+    for folder in study.folders:
+        for path in sorted(p for p in folder.iterdir() if p.is_file()):
+            header = _header(path)
+            if header is None:
+                continue
+            if str(header.get("StudyInstanceUID", "")) != study.uid:
+                raise InputError(f"{folder} holds files of more than one study; give every study a folder of its own")
+            series[str(header.get("SeriesInstanceUID", ""))].append(header)
+    return [Series(uid, tuple(headers)) for uid, headers in sorted(series.items())]
+
+
+def choose_pet(series: Sequence[Series], wanted: Collection[str]) -> Series:
+    """The attenuation-corrected PET; `wanted` are UIDs that decide where there are several.
+
+    Raises
+    ------
+    InputError : there is none, or more than one.
+    """
+    pets = _wanted(_images(series, PET, PET_IMAGE), wanted)
+    corrected = [s for s in pets if "ATTN" in _texts(s.first, "CorrectedImage")]
+    if pets and not corrected:
+        raise InputError(
+            f"no PET is attenuation corrected (CorrectedImage without ATTN): {_listed(pets)}; SUV needs one that is"
+        )
+    return _only(corrected, "attenuation-corrected PET")
+
+
+def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Collection[str]) -> tuple[Series, float]:
+    """The CT in the PET's frame of reference that covers most of its slices, and that share (0 to 1).
+
+    Raises
+    ------
+    InputError : there is none, none covers half of the PET, or two cover it alike.
+    """
+    cts = _wanted(_images(series, CT, CT_IMAGE), wanted)
+    frame = pet.first.get("FrameOfReferenceUID")
+    same = [s for s in cts if s.first.get("FrameOfReferenceUID") == frame or s.uid in wanted]
+    if cts and not same:
+        raise InputError(
+            f"no CT is in the PET's frame of reference: {_listed(cts)}; if one is aligned with the PET all the same, "
+            "name it with --series UID"
+        )
+    overlaps = [(_overlap(stack(s, "CT").geometry, grid), s) for s in same]
+    best = max((share for share, _ in overlaps), default=0.0)
+    chosen = _only([s for share, s in overlaps if share >= best - SAME_OVERLAP], "CT that covers the PET")
+    if best < MIN_OVERLAP:
+        raise InputError(f"the CT {chosen} covers {best:.0%} of the PET's slices; expected at least {MIN_OVERLAP:.0%}")
+    return chosen, best
+
+
+def choose_segmentation(series: Sequence[Series], pet: Series, wanted: Collection[str]) -> Series | None:
+    """The DICOM SEG that refers to the PET, or the one that refers to nothing; None where there is none at all.
+
+    Raises
+    ------
+    InputError : there are several, or all refer to other series.
+    """
+    found = [s for s in series if _is_segmentation(s)]
+    if not found:
+        return None
+    chosen = (
+        [s for s in found if s.uid in wanted]
+        or [s for s in found if pet.uid in _referred(s)]
+        or [s for s in found if not _referred(s)]
+    )
+    if not chosen:
+        raise InputError(
+            f"no DICOM SEG refers to the PET {pet}: {_listed(found)}; if one is of this PET all the same, name it with "
+            "--series UID, else take it away"
+        )
+    only = _only(chosen, "DICOM SEG")
+    if len(only.headers) > 1:
+        raise InputError(f"the DICOM SEG {only} has several files; expected one: take the outdated ones away")
+    return only
+
+
+def has_segmentation(series: Sequence[Series]) -> bool:
+    """Whether there is a DICOM SEG, of whichever image."""
+    return any(map(_is_segmentation, series))
+
+
+def _is_segmentation(series: Series) -> bool:
+    return bool(series.first.get("SOPClassUID") == SEGMENTATION)
+
+
+def _images(series: Sequence[Series], modality: str, storage: str) -> list[Series]:
+    images = [
+        s
+        for s in series
+        if s.first.get("Modality") == modality
+        and s.first.get("SOPClassUID") == storage
+        and not NO_SLICES & set(_texts(s.first, "ImageType"))
+        and len(s.headers) >= MIN_SLICES
+    ]
+    enhanced = [s for s in series if s.first.get("SOPClassUID") in ENHANCED[storage]]
+    if enhanced and not images:
+        raise InputError(
+            f"the {modality} is enhanced (multi-frame) DICOM: {_listed(enhanced)}; expected one file a slice: export "
+            "it as classic DICOM"
+        )
+    return images
+
+
+def _wanted(series: list[Series], wanted: Collection[str]) -> list[Series]:
+    return [s for s in series if s.uid in wanted] or series
+
+
+def _only(series: Sequence[Series], what: str) -> Series:
+    if not series:
+        raise InputError(f"there is no {what} in the study; expected one: is the download complete?")
+    if len(series) > 1:
+        raise InputError(f"there is more than one {what}: {_listed(series)}; name one with --series UID")
+    return series[0]
+
+
+def _listed(series: Sequence[Series]) -> str:
+    return ", ".join(map(str, series))
+
+
+def _referred(series: Series) -> set[str]:
+    return {str(item.SeriesInstanceUID) for item in series.first.get("ReferencedSeriesSequence") or []}
+
+
+def _overlap(ct: Geometry, pet: Geometry) -> float:
+    """The share of the PET's extent along its slice normal that the CT reaches."""
+    normal = np.asarray(pet.direction)[:, 0]
+    ours, theirs = pet.corners_mm() @ normal, ct.corners_mm() @ normal
+    common = min(ours.max(), theirs.max()) - max(ours.min(), theirs.min())
+    return float(max(0.0, common) / (ours.max() - ours.min()))
+
+
+def _texts(header: Dataset, keyword: str) -> list[str]:
+    value: Any = header.get(keyword) or []
+    return [value] if isinstance(value, str) else [str(text) for text in value]
+
+
+def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
+    headers = (_header(folder / name) for name in sorted(names))
+    return next((header for header in headers if header is not None), None)
+
+
+def _header(path: Path) -> Dataset | None:
+    """A file's header without pixels; None for what is no image of a study (other files, DICOMDIR)."""
+    try:
+        with disable_value_validation():
+            header = dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, OSError, EOFError):
+        return None
+    return header if "StudyInstanceUID" in header and "SeriesInstanceUID" in header else None
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "unknown"

@@ -1,0 +1,206 @@
+"""One DICOM series: its slices sorted by position, made sure of to be one upright stack, and read as a Volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.multival import MultiValue
+
+from l2snet.case import AIR_HU, MIN_SLICES
+from l2snet.errors import InputError, reason
+from l2snet.sources.suv import KEYWORDS, PetHeader, SuvFactors, TimeConvention, suv_factors
+from l2snet.volume import SAME_GRID_VOXELS, Array, Geometry, Volume
+
+# Cosines are written with six digits.
+SAME_ORIENTATION = 1e-4
+# Bed joins shift a slice by 0.1 mm; a missing slice doubles a gap.
+UNEVEN_FRACTION = 0.15
+# Small uneven gaps may add up; beyond half a slice a lesion would move.
+MAX_OFF_SLICES = 0.5
+PHILIPS, GE = "Philips PET Private Group", "GEMS_PETD_01"
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series; `headers` have no pixels and are in order of their files' names."""
+
+    uid: str
+    headers: tuple[Dataset, ...]
+
+    @property
+    def first(self) -> Dataset:
+        """The header of the first file."""
+        return self.headers[0]
+
+    def __str__(self) -> str:
+        """As errors and records call it."""
+        description = str(self.first.get("SeriesDescription") or "no description")
+        return f"{description!r} ({len(self.headers)} files, {self.uid})"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The grid of a series, and its headers from the first slice of the array to the last."""
+
+    geometry: Geometry
+    headers: tuple[Dataset, ...]
+
+
+def stack(series: Series, what: str) -> Stack:
+    """The grid of a series; slices are sorted by their position along the slice normal.
+
+    Raises
+    ------
+    InputError : a slice is missing or doubled, or the slices do not make one upright stack (the sentence says where).
+    """
+    label = f"the {what} {series}"
+    headers = series.headers
+    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
+        raise InputError(f"{label} is multi-frame; expected one file a slice: export it as classic DICOM")
+    if len(headers) < MIN_SLICES:
+        raise InputError(f"{label} has too few slices; expected at least {MIN_SLICES}")
+    cosines = _shared(headers, "ImageOrientationPatient", 6, SAME_ORIENTATION, label)
+    spacing_mm = _shared(headers, "PixelSpacing", 2, 1e-4, label)
+    size = {(int(header.Rows), int(header.Columns)) for header in headers}
+    if len(size) > 1:
+        raise InputError(f"{label} has slices of several sizes {sorted(size)}; expected one")
+    along_row, along_column = cosines[:3], cosines[3:]
+    normal = np.cross(along_row, along_column)
+    positions = np.array([_numbers(header, "ImagePositionPatient", 3, label) for header in headers])
+    order = np.argsort(positions @ normal, kind="stable")
+    step_mm = _slice_step_mm(positions[order], normal, min(spacing_mm), label)
+    rows, columns = size.pop()
+    first = positions[order[0]]
+    geometry = Geometry(
+        size=(len(headers), rows, columns),
+        spacing_mm=(step_mm, float(spacing_mm[0]), float(spacing_mm[1])),  # PixelSpacing is (row, column): y, x
+        origin_mm=(float(first[0]), float(first[1]), float(first[2])),
+        direction=tuple(tuple(float(c) for c in row) for row in np.stack([normal, along_column, along_row], axis=1)),
+    )
+    return Stack(geometry, tuple(headers[i] for i in order))
+
+
+def read_pet(series: Series, convention: TimeConvention) -> tuple[Volume, Volume, SuvFactors]:
+    """PET in its own units, the same in SUV, and the factors from the one to the other (in order of file name).
+
+    Raises
+    ------
+    InputError : the slices make no stack, a pixel array cannot be read, or the header does not give SUV.
+    """
+    stacked = stack(series, "PET")
+    factors = suv_factors([_pet_header(header) for header in series.headers], convention)
+    by_file = dict(zip((header.filename for header in series.headers), factors.values, strict=True))
+    values = _voxels(stacked, "PET")
+    per_slice = np.array([by_file[header.filename] for header in stacked.headers], dtype=np.float32)
+    suv = values * per_slice[:, None, None]
+    return Volume(values, stacked.geometry), Volume(suv, stacked.geometry), factors
+
+
+def read_ct(series: Series) -> Volume:
+    """CT in HU; what lies below air (the padding outside a scanner's round field) becomes air.
+
+    Raises
+    ------
+    InputError : the slices make no stack, or a pixel array cannot be read.
+    """
+    stacked = stack(series, "CT")
+    return Volume(np.maximum(_voxels(stacked, "CT"), np.float32(AIR_HU)), stacked.geometry)
+
+
+def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str) -> float:
+    """The distance of neighbouring slices; `positions` (n, 3) in mm, sorted along `normal`."""
+    along = positions @ normal
+    gaps = np.diff(along)
+    step_mm = float((along[-1] - along[0]) / (len(along) - 1))
+    usual = float(np.median(gaps))
+    doubled = np.flatnonzero(gaps < 1e-3)
+    if len(doubled):
+        raise InputError(
+            f"{label} has {len(doubled) + 1} or more slices at one place, the first at {along[doubled[0]]:.2f} mm; "
+            "expected one a position: keep a single phase, and no file twice"
+        )
+    uneven = np.flatnonzero(np.abs(gaps - usual) > UNEVEN_FRACTION * usual)
+    if len(uneven):
+        at = uneven[0]
+        raise InputError(
+            f"{label} has a gap of {gaps[at]:.2f} mm after its slice at {along[at]:.2f} mm, and of {usual:.2f} mm "
+            "elsewhere; expected even slices: is one missing?"
+        )
+    even = along[0] + step_mm * np.arange(len(along))
+    if np.abs(along - even).max() > MAX_OFF_SLICES * step_mm:
+        raise InputError(f"{label} has slices at changing distances; expected even ones: give a resampled series")
+    aside = positions - positions[0] - np.outer(along - along[0], normal)
+    if np.abs(aside).max() > SAME_GRID_VOXELS * pixel_mm:
+        raise InputError(
+            f"{label} is sheared: its slices move sideways by {np.abs(aside).max():.2f} mm, as with a tilted gantry; "
+            "expected a stack along the slice normal: resample it first"
+        )
+    return step_mm
+
+
+def _voxels(stacked: Stack, what: str) -> Array:
+    """(z, y, x) float32, each slice by its own RescaleSlope and RescaleIntercept."""
+    voxels = np.empty(stacked.geometry.size, dtype=np.float32)
+    for target, header in zip(voxels, stacked.headers, strict=True):
+        path = Path(str(header.filename))
+        slope, intercept = (_numbers(header, k, 1, f"{what} {path.name}")[0] for k in _RESCALE)
+        try:
+            stored = dcmread(path).pixel_array
+            if stored.shape != target.shape:
+                raise ValueError(f"{stored.shape} pixels, {target.shape} promised")
+        except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError) as error:
+            syntax = header.file_meta.TransferSyntaxUID.name
+            raise InputError(
+                f"{what} {path.name} ({syntax}) cannot be read: {reason(error)}; copy it again, or store it "
+                "uncompressed (gdcmconv --raw)"
+            ) from error
+        target[...] = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    return voxels
+
+
+def _pet_header(header: Dataset) -> PetHeader:
+    injections = header.get("RadiopharmaceuticalInformationSequence") or [Dataset()]
+    if len(injections) > 1:
+        raise InputError(
+            "RadiopharmaceuticalInformationSequence lists several injections; expected one: leave the study out"
+        )
+    with disable_value_validation():
+        values = {keyword: injections[0].get(keyword, header.get(keyword)) for keyword in KEYWORDS.values()}
+        values["GEScanDateTime"] = _private(header, 0x0009, GE, 0x0D)
+        values["PhilipsSUVScaleFactor"] = _private(header, 0x7053, PHILIPS, 0x00)
+        values["PhilipsActivityConcentrationScaleFactor"] = _private(header, 0x7053, PHILIPS, 0x09)
+        return PetHeader.from_keywords(values)
+
+
+def _private(header: Dataset, group: int, creator: str, offset: int) -> str | None:
+    """A private field's text, whichever block its maker was given; the first where that names no maker."""
+    try:
+        value = header.private_block(group, creator)[offset].value
+    except KeyError:
+        element = None if (group, 0x0010) in header else header.get((group, 0x1000 + offset))
+        value = None if element is None else element.value
+    return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else value
+
+
+def _shared(headers: Sequence[Dataset], keyword: str, count: int, tolerance: float, label: str) -> Array:
+    """A field of `count` numbers that all slices must agree on."""
+    values = np.array([_numbers(header, keyword, count, label) for header in headers])
+    if np.ptp(values, axis=0).max() > tolerance:
+        raise InputError(f"{label} has slices of different {keyword}; expected one stack: split the series")
+    shared: Array = values[0]
+    return shared
+
+
+def _numbers(header: Dataset, keyword: str, count: int, label: str) -> list[float]:
+    with disable_value_validation():
+        value = header.get(keyword)
+        values = list(value) if isinstance(value, MultiValue) else [value]
+    if len(values) != count or any(v is None or str(v) == "" for v in values):
+        raise InputError(f"{label}: {keyword} is missing in {Path(str(header.filename)).name}; export the series again")
+    return [float(v) for v in values]

@@ -1,0 +1,215 @@
+"""Training of Step-by-Step (Liu et al., section 2): the channels it learns, its loss, its crops, its run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from l2snet.errors import InputError
+from l2snet.networks import build
+from l2snet.prepare.store import prepare_store
+from l2snet.training.datasets import Sample, random_start, read_crop
+from l2snet.training.loop import fit
+from l2snet.training.recipes import StepByStepRecipe
+from l2snet.training.store import StoredCase, open_store
+from l2snet.training.surroundings import LESION_LEVEL
+from l2snet.training.train import start_from
+
+logger = logging.getLogger(__name__)
+
+# What the network's channels are; the first is a mask, the others images in the input's intensities.
+CHANNELS = ("lesion", "D1 PET", "D1 CT", "D2 PET", "D2 CT", "D3 PET", "whole PET", "whole CT")
+
+
+def channels(image: Tensor, levels: Tensor) -> Tensor:
+    """What the network is to give: (n, 8, z, y, x) in the order of `CHANNELS`.
+
+    Parameters
+    ----------
+    image : (n, 2, z, y, x), PET then CT in the network's intensities.
+    levels : (n, 1, z, y, x) uint8 of `l2snet.training.surroundings`.
+
+    Returns
+    -------
+    The lesion mask, then PET and CT within each region and 0 outside. All of it is 0 in a crop without a lesion voxel,
+    though surroundings of a lesion beyond its border may reach into it.
+    """
+    pet, ct = image[:, :1], image[:, 1:2]
+    lesion, d1, d2, d3 = ((levels >= LESION_LEVEL - outwards).to(image.dtype) for outwards in range(LESION_LEVEL))
+    whole = lesion.amax(dim=(1, 2, 3, 4), keepdim=True)
+    all_channels = [lesion, d1 * pet, d1 * ct, d2 * pet, d2 * ct, d3 * pet, pet, ct]
+    return torch.cat(all_channels, dim=1) * whole
+
+
+class AutomaticWeightedLoss(nn.Module):
+    """Losses weighted by what is learnt beside the network (Liebel and Körner 2018): sum of 0.5 / p² L + log(1 + p²).
+
+    The weights 0.5 / p² are positive whatever the sign of p, and log(1 + p²) keeps them from falling to 0.
+
+    Parameters
+    ----------
+    count : of losses; each p starts at 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.ones(count))
+
+    @property
+    def weights(self) -> Tensor:
+        """(count,) what each loss is multiplied with."""
+        return 0.5 / self.p**2
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """(count,) losses to a scalar."""
+        return (self.weights * losses + torch.log1p(self.p**2)).sum()
+
+
+class StepByStepLoss(nn.Module):
+    """DiceFocal on the lesion, mean squared error on each other channel, weighted automatically (section 2.2).
+
+    Dice is of the whole batch: of one crop without a lesion it would be 1 whatever is predicted.
+
+    Parameters
+    ----------
+    count : of the network's channels; with 1, the lesion alone is learnt.
+    """
+
+    def __init__(self, count: int = len(CHANNELS)) -> None:
+        super().__init__()
+        from monai.losses import DiceFocalLoss  # a slow import that L2SNet does without
+
+        self.mask_loss = DiceFocalLoss(sigmoid=True, batch=True)
+        self.weighted = AutomaticWeightedLoss(count)
+
+    def forward(self, output: Tensor, sample: Mapping[str, Tensor]) -> Tensor:
+        """`output` (n, count, z, y, x); the sample has `image` and `levels`."""
+        return self.weighted(self.losses(output, sample))  # type: ignore[no-any-return]  # Module's call
+
+    def losses(self, output: Tensor, sample: Mapping[str, Tensor]) -> Tensor:
+        """(count,) the loss of each channel, before its weight; float32 whatever the network's precision."""
+        with torch.autocast(output.device.type, enabled=False):
+            output = output.float()
+            truth = channels(sample["image"].float(), sample["levels"])[:, : output.shape[1]]
+            squared = ((output - truth) ** 2).mean(dim=(0, 2, 3, 4))
+            mask: Tensor = self.mask_loss(output[:, :1], truth[:, :1])
+            return torch.cat([mask.reshape(1), squared[1:]])
+
+
+class CropDataset(Dataset[Sample]):
+    """Crops: `image` (2, z, y, x) PET and CT in the network's intensities, `levels` (1, z, y, x) uint8.
+
+    Images are dealt like cards: a pack holds every image once, those with lesions `lesion_repeat` times, and is dealt
+    to its end before the next. Where the recipe has shares, the pack holds each data folder's images accordingly.
+    """
+
+    def __init__(self, cases: Sequence[StoredCase], recipe: StepByStepRecipe) -> None:
+        self.cases, self.recipe = list(cases), recipe
+        repeats = np.array([recipe.lesion_repeat if case.has_lesions else 1 for case in self.cases], float)
+        self.pack = int(repeats.sum())
+        if recipe.shares is not None:
+            sources = np.array([case.source for case in self.cases])
+            repeats *= np.asarray(recipe.shares)[sources] / np.bincount(sources, repeats)[sources]
+        self.ends = np.cumsum(repeats) / repeats.sum() * self.pack
+
+    def __len__(self) -> int:
+        return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
+
+    def __getitem__(self, index: int) -> Sample:
+        recipe, rng = self.recipe, np.random.default_rng([self.recipe.seed, index])
+        case = self.cases[self.dealt(index)]
+        start = self._start(case, rng)
+        pet = recipe.pet(read_crop(case.suv, start, recipe.crop))
+        ct = np.zeros_like(pet)
+        if case.ct is not None and rng.random() >= recipe.ct_dropout:
+            ct = recipe.ct(read_crop(case.ct, start, recipe.crop, outside=recipe.ct.low))
+        image = np.stack([pet, ct])
+        levels = read_crop(case.levels, start, recipe.crop)[None].astype(np.uint8)
+        if recipe.mirror:
+            axes = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
+            image, levels = np.flip(image, axes).copy(), np.flip(levels, axes).copy()
+        return {"image": torch.from_numpy(image), "levels": torch.from_numpy(levels)}
+
+    def dealt(self, index: int) -> int:
+        """Number of the case that sample `index` is of."""
+        cycle, place = divmod(index, self.pack)
+        rng = np.random.default_rng([self.recipe.seed, cycle, 1])  # no sample's
+        cards = np.searchsorted(self.ends, np.arange(self.pack) + rng.uniform(0.01, 0.99))
+        return int(rng.permutation(cards)[place])
+
+    def _start(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
+        """Anywhere, or so that a lesion voxel lies anywhere in the crop; inside the body's box where it fits."""
+        crop, size = self.recipe.crop, case.suv.shape
+        if not case.has_lesions or rng.random() >= self.recipe.lesion_share:
+            return random_start(size, crop, rng)
+        row = int(rng.integers(case.lesion_voxels.shape[0]))
+        (voxel,) = case.lesion_voxels[row : row + 1, 0:3]
+        start = [int(v - rng.integers(c)) for v, c in zip(voxel, crop, strict=True)]
+        return [int(np.clip(at, min(0, n - c), max(0, n - c))) for at, n, c in zip(start, size, crop, strict=True)]
+
+
+def stored_cases(
+    data: Sequence[Path], cache: Path, hold_out: Set[str] = frozenset(), resample_ct: bool = False
+) -> list[StoredCase]:
+    """The cases of `data`, stores or folders of studies, without those held out; a folder gets its store in `cache`.
+
+    Raises
+    ------
+    InputError : a name to hold out is not there, two cases have one name, or nothing is left of a folder.
+    """
+    cases: dict[str, StoredCase] = {}
+    for source, root in enumerate(data):
+        path = root if root.is_file() else _store_of(root, cache, resample_ct)
+        for case in open_store(path, source):
+            if case.name in cases:
+                raise InputError(f"{case.name} is in {cases[case.name].suv.path} and in {path}; leave one of them out")
+            cases[case.name] = case
+    unknown = sorted(set(hold_out) - set(cases))
+    if unknown:
+        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(cases)} cases of the data")
+    kept = [case for name, case in cases.items() if name not in hold_out]
+    for source, root in enumerate(data):
+        if all(case.source != source for case in kept):
+            raise InputError(f"all cases of {root} are held out; nothing is left to train on")
+    without_ct = sum(case.ct is None for case in kept)
+    if without_ct:
+        logger.warning("%d of %d cases have no CT", without_ct, len(kept))
+    return kept
+
+
+def train_step_by_step(
+    cases: Sequence[StoredCase],
+    recipe: StepByStepRecipe,
+    run: Path,
+    device: str = "auto",
+    workers: int = 0,
+    stop_after: int | None = None,
+    pretrained: Path | None = None,
+    compiled: bool = False,
+) -> Path:
+    """Train the network of Step-by-Step (section 2); returns the checkpoint."""
+    if recipe.epoch_is_all_images:
+        recipe = replace(recipe, steps_per_epoch=math.ceil(CropDataset(cases, recipe).pack / recipe.batch))
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.network, recipe.architecture)
+    start_from(network, recipe, pretrained, run)
+    names = [case.name for case in cases]
+    dataset, criterion = CropDataset(cases, recipe), StepByStepLoss(recipe.channels)
+    return fit(network, dataset, recipe, run, names, device, workers, stop_after, compiled, criterion)
+
+
+def _store_of(root: Path, cache: Path, resample_ct: bool) -> Path:
+    """The store of a folder of studies; written if it is not there."""
+    mark = hashlib.sha256(f"{root.resolve()} {resample_ct}".encode()).hexdigest()[:8]
+    path = cache / f"{root.resolve().name}-{mark}.lmdb"
+    prepare_store([root], path, resample_ct)
+    return path

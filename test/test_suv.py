@@ -1,0 +1,163 @@
+"""SUV factors: real headers, both time conventions by hand, midnight, and every refusal by its field's name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from l2snet.errors import InputError
+from l2snet.sources.suv import PetHeader, TimeConvention, suv_factors
+
+CHALLENGE, QIBA = TimeConvention.challenge, TimeConvention.qiba
+# Real headers with the factor that calculate-suv expects of each (MIT, see the LICENSE beside them).
+REAL = json.loads((Path(__file__).parent / "suv_headers" / "headers.json").read_text("utf-8"))
+
+# 70 kg, 280 MBq, injected a half-life (6600 s) before the series: 70000 / 140e6.
+HEADER = PetHeader(
+    units="BQML",
+    corrected_image=("DECY", "ATTN"),
+    decay_correction="START",
+    series_date="20200101",
+    series_time="115000",
+    acquisition_date="20200101",
+    acquisition_time="120100",
+    actual_frame_duration_ms=120000.0,
+    weight_kg=70.0,
+    dose_bq=280e6,
+    half_life_s=6600.0,
+    injection_time="100000.00",
+)
+
+
+def factor(header: PetHeader, convention: TimeConvention = QIBA) -> float:
+    (value,) = suv_factors([header], convention).values
+    return value
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_headers_give_the_listed_factor(name: str):
+    values = dict(REAL[name]["header"])
+    values["PhilipsSUVScaleFactor"] = values.pop("PhilipsPETPrivateGroup").get("SUVScaleFactor")
+    assert factor(PetHeader.from_keywords(values)) == pytest.approx(REAL[name]["suvbw_factor"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in REAL if "PHILIPS" not in name])
+def test_the_challenge_counts_from_the_acquisition(name: str):
+    # seconds from injection to AcquisitionTime: 08:30:45 to 10:48:30.351370, and so on
+    seconds = {"SIEMENS": 8265.35137, "GE_MEDICAL_AND_BQML": 4281.0, "BQML_AC_DT_lessThan_S_DT_SIEMENS": 3254.999995}
+    values = REAL[name]["header"]
+    decay = 2 ** (seconds[name] / values["RadionuclideHalfLife"])
+    expected = 1000 * values["PatientWeight"] / values["RadionuclideTotalDose"] * decay
+    assert factor(PetHeader.from_keywords(values), CHALLENGE) == pytest.approx(expected, rel=1e-9)
+
+
+def test_both_conventions_by_hand():
+    assert factor(HEADER, QIBA) == pytest.approx(5e-4, rel=1e-12)
+    assert factor(HEADER, CHALLENGE) == pytest.approx(5e-4 * 2**0.1, rel=1e-12)
+
+
+def test_the_challenge_takes_the_first_file_and_qiba_the_earliest_slice():
+    later = replace(HEADER, acquisition_time="114900")  # before the series: QIBA counts from there
+    slices = [HEADER, replace(later, frame_reference_time_ms=0.0)]
+    assert suv_factors(slices, CHALLENGE).values == pytest.approx([5e-4 * 2**0.1] * 2)
+    assert suv_factors(slices, QIBA).values == pytest.approx([5e-4 * 2 ** (-60 / 6600)] * 2)
+
+
+def test_a_series_made_later_counts_from_the_start_that_its_frames_give():
+    # Frames of 120 s: their mean is 59.937 s in, by 1/l ln(lT / (1 - exp(-lT))); FrameReferenceTime says 659.937 s.
+    made_later = replace(HEADER, series_time="130000", frame_reference_time_ms=659937.0)
+    # so the start is 600 s before 12:01:00, or 11:51:00
+    assert factor(made_later) == pytest.approx(5e-4 * 2 ** (60 / 6600), rel=1e-6)
+    assert factor(replace(made_later, ge_scan_datetime="20200101115000.00")) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("convention", list(TimeConvention))
+def test_over_midnight(convention: TimeConvention):
+    night = replace(
+        HEADER,
+        injection_time="230000",
+        series_date="20200102",
+        series_time="005000",
+        acquisition_date="20200102",
+        acquisition_time="005000",
+    )
+    assert factor(night, convention) == pytest.approx(5e-4, rel=1e-12)
+    # an acquisition without a date, after a series that began before midnight
+    undated = replace(night, series_date="20200101", series_time="235000", acquisition_date=None)
+    expected = 5e-4 if convention is CHALLENGE else 2.5e-4 * 2 ** (3000 / 6600)
+    assert factor(undated, convention) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_injection_with_a_date_is_believed_by_qiba_alone():
+    shifted = replace(HEADER, injection_datetime="20200102100000.00")  # as some anonymisers leave it
+    with pytest.raises(InputError, match=r"RadiopharmaceuticalStartDateTime.*22\.2 h after.*challenge"):
+        factor(shifted, QIBA)
+    assert factor(shifted, CHALLENGE) == factor(HEADER, CHALLENGE)
+    dated = replace(HEADER, injection_datetime="20200101100000.00 ", injection_time=None)
+    assert factor(dated, QIBA) == factor(HEADER, QIBA)
+    assert factor(dated, CHALLENGE) == factor(HEADER, CHALLENGE)
+
+
+def test_an_offset_from_utc_is_turned_into_the_header_s():
+    away = replace(HEADER, injection_datetime="20200101090000+0000", utc_offset="+0100")
+    assert factor(away) == pytest.approx(5e-4)
+    assert factor(replace(away, injection_datetime="20200101100000+0100", utc_offset=None)) == pytest.approx(5e-4)
+
+
+def test_what_was_corrected_to_the_injection_does_not_decay():
+    for convention in TimeConvention:
+        assert factor(replace(HEADER, decay_correction="ADMIN"), convention) == pytest.approx(2.5e-4)
+
+
+def test_what_was_not_corrected_decays_slice_by_slice():
+    raw = replace(HEADER, decay_correction="NONE", corrected_image=("ATTN",), actual_frame_duration_ms=2.0)
+    slices = [replace(raw, acquisition_time="115000"), replace(raw, acquisition_time="134000")]
+    assert suv_factors(slices, QIBA).values == pytest.approx([5e-4, 1e-3], rel=1e-6)
+
+
+def test_units_of_philips_and_suv():
+    assert factor(replace(HEADER, units="GML")) == 1.0
+    assert factor(replace(HEADER, units="CNTS", philips_suv_factor=0.000728)) == 0.000728
+    assert factor(replace(HEADER, units="CNTS", philips_activity_factor=2.0)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("weight_kg", None, "PatientWeight is missing"),
+        ("weight_kg", 0.0, "PatientWeight is 0"),
+        ("weight_kg", 70000.0, "PatientWeight is 70000; expected kg"),
+        ("dose_bq", None, "RadionuclideTotalDose is missing"),
+        ("dose_bq", 280.0, "RadionuclideTotalDose is 280; expected Bq"),
+        ("half_life_s", None, "RadionuclideHalfLife is missing"),
+        ("injection_time", None, "RadiopharmaceuticalStartTime is missing"),
+        ("injection_time", "noon", "RadiopharmaceuticalStartTime is 'noon'"),
+        ("injection_time", "130000", "RadiopharmaceuticalStartTime is 130000, 1.2 h after the scan"),
+        ("series_time", None, "SeriesTime is missing"),
+        ("series_date", "20201301", "SeriesDate is '20201301'"),
+        ("acquisition_time", None, "AcquisitionTime is missing"),
+        ("decay_correction", None, "DecayCorrection is missing"),
+        ("corrected_image", ("ATTN",), "CorrectedImage is ATTN"),
+        ("units", None, "Units are missing"),
+        ("units", "PROPCPS", "Units are PROPCPS"),
+        ("units", "CNTS", r"\(7053,1000\)"),
+    ],
+)
+def test_what_is_missing_or_impossible_is_refused_by_name(field: str, value: object, sentence: str):
+    with pytest.raises(InputError, match=sentence):
+        factor(replace(HEADER, **{field: value}))
+
+
+def test_lean_body_suv_and_two_injections_are_refused():
+    with pytest.raises(InputError, match="SUVType is LBM"):
+        factor(replace(HEADER, units="GML", suv_type="LBM"))
+    with pytest.raises(InputError, match="RadionuclideTotalDose differs"):
+        suv_factors([HEADER, replace(HEADER, dose_bq=1e8)], QIBA)
+
+
+def test_a_number_that_is_none_is_refused():
+    with pytest.raises(InputError, match="PatientWeight is 'heavy'"):
+        PetHeader.from_keywords({"PatientWeight": "heavy"})
