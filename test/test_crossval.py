@@ -10,18 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+from l2snet import export
+from l2snet.backend import Network
 from l2snet.errors import InputError
 from l2snet.evaluation.summary import Row
+from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.sources.autopet import write_donors
 from l2snet.training import crossval as module
+from l2snet.training import train
 from l2snet.training.cache import CachedCase
 from l2snet.training.crossval import WITHOUT_CUE, Setup, crossval, patients_of, split
 from l2snet.training.datasets import WindowDataset
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.volume import Geometry, Volume, write_volume
-from l2snet.weights import read_config
+from l2snet.weights import CONFIG, NETWORK, NetworkConfig, read_config, sha256, write_sums
 
 SIZE = (20, 24, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
@@ -43,6 +49,38 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def plain_weights() -> Iterator[None]:
+    """Weights folders without ONNX, whose export takes longer than all the rest: the state dict, run by PyTorch."""
+
+    def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        save_file(network.state_dict(), str(folder / NETWORK))
+        (folder / CONFIG).write_text(config.to_json(), "utf-8")
+        write_sums(folder)
+
+    def load_network(path: Path, config: NetworkConfig) -> nn.Module:
+        network = build(config.network, config.architecture)
+        network.load_state_dict(load_file(str(path)))
+        return network.eval()
+
+    def load(folder: Path, *_: str) -> Network:
+        config = read_config(folder)
+        network = load_network(folder / NETWORK, config)
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return torch.sigmoid(network(torch.from_numpy(batch))).numpy()
+
+        return Network(config, sha256(folder / NETWORK), "torch", run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "write_folder", write_folder)
+        patch.setattr(train, "load_network", load_network)
+        patch.setattr(module, "load", load)
+        yield
+
+
 def write_study(folder: Path, seed: int, lesion: bool = True) -> None:
     rng = np.random.default_rng(seed)
     suv = rng.uniform(0.5, 2.0, SIZE).astype(np.float32)
@@ -56,8 +94,8 @@ def write_study(folder: Path, seed: int, lesion: bool = True) -> None:
 
 
 def write_data(root: Path) -> None:
-    """Four patients, the first with two studies; the last has no lesion."""
-    for seed, name in enumerate(("p1/first", "p1/second", "p2/only2", "p3/only3")):
+    """Six patients, the first with two studies; the fourth has no lesion."""
+    for seed, name in enumerate(("p1/first", "p1/second", "p2/only2", "p3/only3", "p5/only5", "p6/only6")):
         write_study(root / name, seed)
     write_study(root / "p4" / "only4", 9, lesion=False)
 
@@ -123,7 +161,7 @@ def test_no_step_sees_its_test_cases(tmp_path: Path, data: Path, bodies: Path) -
     out = tmp_path / "out"
     table = crossval([data], out, SETUP, tmp_path / "cache", [bodies])
     tests = json.loads((out / "folds.json").read_text())
-    everything = {"first", "second", "only2", "only3", "only4"}
+    everything = {"first", "second", "only2", "only3", "only4", "only5", "only6"}
     assert sorted(name for names in tests for name in names) == sorted(everything)
     for number, names in enumerate(tests):
         fold = out / f"fold_{number}"
@@ -243,7 +281,7 @@ def test_weights_that_saw_a_test_case_are_refused(tmp_path: Path, data: Path, bo
     setup = replace(SETUP, pretrained=weights)
     with pytest.raises(InputError, match="which would be tested"):
         crossval([data], tmp_path / "more", setup, tmp_path / "cache", only=[])
-    for seed in range(30, 33):
+    for seed in range(30, 36):
         write_study(tmp_path / "others" / f"other_{seed}", seed)
     crossval([tmp_path / "others"], tmp_path / "third", setup, tmp_path / "cache", only=[0])
     started = read_config(tmp_path / "third" / "fold_0" / "weights" / "localizer")
