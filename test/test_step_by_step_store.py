@@ -31,6 +31,7 @@ from l2snet.training.cache import training_arrays
 from l2snet.training.datasets import read_crop
 from l2snet.training.store import StoredCase, open_store, start_store, write_stored
 from l2snet.training.surroundings import surroundings
+from l2snet.training.train import learnt_from
 from l2snet.volume import Array, Geometry, Volume, write_volume
 
 SIZE = (37, 70, 83)  # no multiple of the chunks
@@ -310,3 +311,13 @@ def test_a_case_in_two_stores_is_refused(data: Path, tmp_path: Path) -> None:
     prepare_store([data], path)
     with pytest.raises(InputError, match=r"a is in .* and in .*; leave one of them out"):
         stored_cases([path, data], tmp_path / "cache")
+
+
+def test_a_store_knows_whose_tumours_its_bodies_may_hold(tmp_path: Path) -> None:
+    """Weights trained on them have seen these patients."""
+    path = tmp_path / "cases.lmdb"
+    start_store(path, {"a": "here", "b": "here"})
+    write_stored(make_case("a"), path, ["patient"])
+    write_stored(make_case("b"), path)
+    assert [case.donors for case in open_store(path)] == [("patient",), ()]
+    assert learnt_from(open_store(path)) == ["a", "b", "patient"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l2snet.errors import InputError
 from l2snet.progress import track
-from l2snet.sources.autopet import find_studies, read_study
+from l2snet.sources.autopet import find_studies, read_donors, read_study
 from l2snet.training.store import start_store, write_stored
 
 logger = logging.getLogger(__name__)
@@ -37,5 +37,5 @@ def prepare_store(data: Sequence[Path], path: Path, resample_ct: bool = False) -
     done = start_store(path, {name: f"{folder.resolve()}{suffix}" for name, folder in studies.items()})
     missing = [folder for name, folder in studies.items() if name not in done]
     for folder in track(missing, "stored cases", len(missing)):
-        write_stored(read_study(folder, resample_ct, ct_optional=True), path)
+        write_stored(read_study(folder, resample_ct, ct_optional=True), path, read_donors(folder))
     logger.info("%s: %d cases, %.1f MB", path, len(studies), path.stat().st_size / 1e6)

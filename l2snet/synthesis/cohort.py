@@ -50,7 +50,7 @@ def write_cohort(
     spacing : "own" for the organ map's grid, "mixed" for scanners' grids in half of the bodies, or "X,Y,Z" in mm.
     tumours : study folders of real tumours to paste, but for those in `leave_out`.
     sheet : PNG of the first bodies.
-    workers : processes; each needs about 3 GiB of memory.
+    workers : processes; each holds a whole body several times over.
 
     Raises
     ------

@@ -6,6 +6,7 @@ What the paper leaves open is marked "not given".
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ABC):
     """What every network's training sets."""
 
     name: str = "paper"
@@ -35,18 +36,18 @@ class Recipe:
     network = ""
 
     @property
+    @abstractmethod
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments of the network, without its first weights."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def inference(self) -> dict[str, Any]:
         """What the weights' config says of the network's input (fields of `NetworkConfig`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def schedule(self) -> Schedule:
         """The learning rates of a new run."""
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "batch", "checkpoint_every"):

@@ -22,7 +22,7 @@ from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.store import StoredCase, open_store
 from l2snet.training.surroundings import LESION_LEVEL
-from l2snet.training.train import start_from
+from l2snet.training.train import learnt_from, start_from
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +202,8 @@ def train_step_by_step(
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
-    names = [case.name for case in cases]
     dataset, criterion = CropDataset(cases, recipe), StepByStepLoss(recipe.channels)
-    return fit(network, dataset, recipe, run, names, device, workers, stop_after, compiled, criterion)
+    return fit(network, dataset, recipe, run, learnt_from(cases), device, workers, stop_after, compiled, criterion)
 
 
 def _store_of(root: Path, cache: Path, resample_ct: bool) -> Path:

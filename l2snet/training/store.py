@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -136,6 +136,7 @@ class StoredCase:
     levels : uint8, the lesions and their surroundings (`l2snet.training.surroundings`).
     lesion_voxels : (n, 3) int16 indices of lesion voxels.
     source : number of the data folder or store that the case is from.
+    donors : names of the cases whose tumours it may hold: it is synthetic, with real tumours.
     """
 
     name: str
@@ -144,6 +145,7 @@ class StoredCase:
     levels: ChunkedArray
     lesion_voxels: ChunkedArray
     source: int = 0
+    donors: tuple[str, ...] = ()
 
     @property
     def has_lesions(self) -> bool:
@@ -195,8 +197,12 @@ def start_store(path: Path, cases: Mapping[str, str]) -> set[str]:
         return {name for name in cases if transaction.get(_case_key(name)) is not None}
 
 
-def write_stored(case: Case, path: Path) -> None:
+def write_stored(case: Case, path: Path, donors: Sequence[str] = ()) -> None:
     """Add a case to a store that was started, all of it or nothing.
+
+    Parameters
+    ----------
+    donors : names of the cases whose tumours it may hold.
 
     Raises
     ------
@@ -218,7 +224,7 @@ def write_stored(case: Case, path: Path) -> None:
                         stored.write(transaction, array)
                         described[name] = {"dtype": array.dtype.str, "shape": array.shape, "chunk": chunk}
                     grid = {n: getattr(geometry, n) for n in ("size", "spacing_mm", "origin_mm", "direction")}
-                    record = {"number": number, "geometry": grid, "arrays": described}
+                    record = {"number": number, "geometry": grid, "arrays": described, "donors": list(donors)}
                     transaction.put(_case_key(case.name), json.dumps(record).encode())
             except lmdb.MapFullError:
                 environment.set_mapsize(2 * environment.info()["map_size"])
@@ -238,7 +244,8 @@ def _case(path: Path, name: str, record: Mapping[str, Any], source: int) -> Stor
         )
         for array, fields in record["arrays"].items()
     }
-    return StoredCase(name, arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"], source)
+    donors = tuple(record.get("donors", []))
+    return StoredCase(name, arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"], source, donors)
 
 
 def _names(transaction: Any, path: Path) -> list[str]:

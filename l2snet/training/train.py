@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -60,7 +61,19 @@ def cached_cases(
     return cases
 
 
-def learnt_from(cases: Sequence[CachedCase]) -> list[str]:
+class TrainingCase(Protocol):
+    """What every kind of training case has."""
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+
+    @property
+    def donors(self) -> Sequence[str]:
+        """Names of the cases whose tumours it may hold."""
+
+
+def learnt_from(cases: Sequence[TrainingCase]) -> list[str]:
     """Names of the cases, in order, and of those whose tumours they may hold: all that training on them sees."""
     names = [case.name for case in cases]
     return names + sorted({name for case in cases for name in case.donors} - set(names))
