@@ -531,7 +531,7 @@ def synth(
     ] = None,
     hold_out: HoldOutOption = "",
     sheet: Annotated[Path | None, typer.Option(help="PNG with pictures of the first bodies (extra: report).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds a whole body at full resolution several times over.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds a whole body several times over.")] = 1,
 ) -> None:
     """Make synthetic whole-body PET/CT with lesion masks, in the layout that l2snet train reads."""
     from l2snet.synthesis.cohort import write_cohort
