@@ -454,6 +454,53 @@ def test_share_of_windows_on_a_lesion(make: Make, share: float, draws: int) -> N
     assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / draws) + 1e-9)
 
 
+def test_hot_share_puts_windows_on_normal_uptake(make: Make) -> None:
+    """Two hot spots, each in an axial slice of its own: they are drawn alike, however many voxels they have."""
+    suv = np.ones(SIZE, np.float32)
+    lesions = np.zeros(SIZE, np.uint8)
+    suv[3:6, 8:11, 8:11], suv[19:22, 6:24, 6:24], suv[11:14, 11:14, 11:14] = 8, 8, 8
+    lesions[11:14, 11:14, 11:14] = 1
+    case = make(suv=suv, lesions=lesions)
+    assert [(one[0][0], len(one)) for one in case.hot_voxels] == [(4, 1), (20, 36)]
+    data = WindowDataset([case], window_recipe(crop=(4, 4, 4), hot_share=1.0, lesion_share=0.0))
+    hits = np.zeros(2)
+    for i in range(60):
+        image = data[i]["image"][0]
+        assert image.max() > 0.2
+        hits[int((image > 0.2).any(0).float().mean() > 0.75)] += 1
+    assert hits.min() > 15
+    assert make(name="cold").hot_voxels[0].shape[1] == 3  # the ramp is hot nearly everywhere
+    assert make(name="air", suv=np.ones(SIZE, np.float32)).hot_voxels == []
+
+
+def test_cut_windows_end_within(make: Make) -> None:
+    """Beyond the cut there is nothing: no PET, no CT, no lesion, weight 1; at least a third of the rows is left."""
+    everywhere = np.ones(SIZE, np.uint8)
+    case = make(suv=np.full(SIZE, 9.0, np.float32), lesions=everywhere, cue=np.ones(SIZE, np.float16))
+    data = WindowDataset([case], window_recipe(crop=(12, 12, 12), cut_share=1.0, lesion_share=0.0, cue_weight=1.0))
+    sides = set()
+    for i in range(20):
+        sample = data[i]
+        empty = ~sample["truth"][0].bool().flatten(1).any(1)
+        assert 0 < empty.sum() <= 8
+        assert (sample["image"][:, empty] == 0).all()
+        assert (sample["weight"][:, empty] == 1).all()
+        assert (sample["weight"][:, ~empty] > 1).any()
+        sides.add((bool(empty[0]), bool(empty[-1])))
+    assert sides == {(True, False), (False, True)}
+
+
+def test_cut_slices_end_within(make: Make) -> None:
+    case = make(suv=np.full(SIZE, 9.0, np.float32))
+    whole, cut = (
+        SliceDataset([case], slice_recipe(crop=(12, 12), cut_share=share, rotation_degrees=0.0)) for share in (0.0, 1.0)
+    )
+    assert min(float(whole[i]["image"].min()) for i in range(20)) > -1
+    for i in range(20):
+        empty = (cut[i]["image"][0] == -1).all(1)
+        assert 0 < empty.sum() <= 8
+
+
 @pytest.mark.parametrize(("share", "draws"), [(0.0, 60), (0.3, 300), (1.0, 60)])
 def test_share_of_blanked_cts(make: Make, share: float, draws: int) -> None:
     case = make()

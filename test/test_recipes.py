@@ -148,7 +148,7 @@ def test_recipes_are_frozen() -> None:
 
 def test_the_names_are_the_keys() -> None:
     for table in (LOCALIZERS, SEGMENTERS):
-        assert set(table) == {"paper", "small"}
+        assert set(table) == {"paper", "small", "more", "brief"}
         assert all(recipe.name == name for name, recipe in table.items())
 
 
@@ -160,7 +160,9 @@ def test_crops_fit_the_networks(recipe: LocalizerRecipe | SegmenterRecipe) -> No
     assert 0 < recipe.lesion_share <= 1
 
 
-@pytest.mark.parametrize("recipe", [LOCALIZERS["small"], SEGMENTERS["small"]], ids=["localizer", "segmenter"])
+@pytest.mark.parametrize(
+    "recipe", [table[name] for table in (LOCALIZERS, SEGMENTERS) for name in ("small", "more", "brief")]
+)
 def test_small_recipes_keep_the_method(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
     """Smaller in crop, batch and length, with another optimiser; the same windows, widths and decay as the paper's."""
     paper = type(recipe)()

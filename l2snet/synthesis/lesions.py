@@ -8,10 +8,10 @@ import numpy as np
 
 from l2snet.synthesis.anatomy import Anatomy
 from l2snet.synthesis.physiology import log_uniform
-from l2snet.synthesis.tissues import COLON, FATS, MUSCLES, SMALL_BOWEL, Tissue
+from l2snet.synthesis.tissues import COLON, MUSCLES, SMALL_BOWEL, Tissue
 from l2snet.volume import Array
 
-MIN_ML, MAX_ML = 0.2, 1500.0
+MIN_ML, MAX_ML = 0.2, 2400.0
 MIN_SUV, MAX_SUV = 1.8, 45.0
 # Chances of one, a few, many and very many lesions in a body that has any.
 COUNTS = ((1, 1), (2, 4), (5, 14), (15, 60))
@@ -45,8 +45,7 @@ class Kind:
     many: bool = False
 
 
-BODY_FAT = tuple(int(f) for f in FATS)
-# Volumes up to 15 cm across (1500 ml and more) as bulky lymphoma and sarcoma reach them.
+# Volumes up to 16 cm across (2 litres and more) as bulky lymphoma and sarcoma reach them.
 KINDS: dict[str, Kind] = {
     "neck nodes": Kind(2.0, (0.2, 60), near=("carotid -1", "carotid 1"), many=True),
     "axillary nodes": Kind(1.2, (0.2, 60), near=("axilla -1", "axilla 1"), many=True),
@@ -54,7 +53,7 @@ KINDS: dict[str, Kind] = {
     "abdominal nodes": Kind(1.6, (0.2, 100), near=("aorta",), apart_mm=(13, 26), many=True),
     "pelvic nodes": Kind(1.4, (0.2, 80), near=("iliac -1", "iliac 1"), apart_mm=(7, 20), many=True),
     "mesenteric": Kind(0.8, (0.3, 120), tissues=(Tissue.VISCERAL_FAT, *SMALL_BOWEL), many=True),
-    "bulk": Kind(2.0, (60, MAX_ML), near=("aorta", "hilum -1", "hilum 1", "iliac -1", "iliac 1"), apart_mm=(15, 60)),
+    "bulk": Kind(2.6, (60, MAX_ML), near=("aorta", "hilum -1", "hilum 1", "iliac -1", "iliac 1"), apart_mm=(15, 60)),
     "lung": Kind(2.6, (0.2, 300), (10, 60), tissues=(Tissue.LUNG,), many=True),
     "lung mass": Kind(1.9, (10, 700), (10, 60), tissues=(Tissue.LUNG, Tissue.LUNG_VESSEL)),
     "liver": Kind(2.0, (0.3, 500), (15, 50), tissues=(Tissue.LIVER,), confined=0.7, many=True),
@@ -62,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "bone": Kind(2.2, (0.2, 120), (40, 60), tissues=(Tissue.MARROW,), stretch=2.5, confined=0.6, many=True),
     "limb bone": Kind(0.4, (0.5, 300), (40, 60), tissues=(Tissue.FATTY_MARROW,), stretch=3.0, confined=0.4),
     "soft tissue": Kind(1.6, (0.4, MAX_ML), (20, 55), tissues=MUSCLES, stretch=2.5),
+    "sarcoma": Kind(2.6, (60, MAX_ML), (10, 55), tissues=MUSCLES, stretch=2.5),
     "under the skin": Kind(0.8, (0.2, 40), tissues=(Tissue.FAT, Tissue.SKIN), many=True),
     "head and neck": Kind(1.4, (0.6, 80), tissues=(Tissue.TONSIL, Tissue.TONGUE, Tissue.LARYNX, Tissue.MUCOSA)),
     "thyroid": Kind(0.4, (0.3, 60), tissues=(Tissue.THYROID,)),
@@ -153,7 +153,7 @@ def draw_lesions(anatomy: Anatomy, rng: np.random.Generator) -> list[Lesion]:
     kinds = list(rng.choice(names, min(count, int(rng.integers(1, 5))), replace=False, p=weights / weights.sum()))
     if count > 4 and not any(KINDS[k].many for k in kinds):
         kinds.append("bone" if rng.random() < 0.4 else "lung" if rng.random() < 0.4 else "liver")
-    base = float(np.clip(np.exp(rng.normal(np.log(7.0), 0.65)), 2.0, 38.0))
+    base = float(np.clip(np.exp(rng.normal(np.log(6.5), 0.7)), 2.0, 38.0))
     where = _Places(anatomy)
     lesions: list[Lesion] = []
     made = dict.fromkeys(kinds, 0)

@@ -20,6 +20,9 @@ from l2snet.volume import Array, Geometry
 
 logger = logging.getLogger(__name__)
 DONE = "case.json"
+# Normal uptake that could be taken for tumour: hotter than this.
+HOT_SUV = 3.0
+HOT_STEPS = (2, 3, 3)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,17 @@ class CachedCase:
     def lesion_voxels(self) -> Array:
         """(n, 3) int16 indices of lesion voxels."""
         return np.argwhere(self.lesions).astype(np.int16)
+
+    @cached_property
+    def hot_voxels(self) -> list[Array]:
+        """Indices of voxels that are hot and not lesion, (n, 3) int16 for each axial slice that has some.
+
+        Every second slice, and every third row and column of it.
+        """
+        z, y, x = HOT_STEPS
+        hot = (self.suv[::z, ::y, ::x] > HOT_SUV) & (self.lesions[::z, ::y, ::x] == 0)
+        voxels = (np.argwhere(hot) * HOT_STEPS).astype(np.int16)
+        return np.split(voxels, np.flatnonzero(np.diff(voxels[:, 0])) + 1) if len(voxels) else []
 
     def body(self) -> Body:
         """The arrays as inference takes them; every voxel of the box is body."""

@@ -65,8 +65,11 @@ class SliceDataset(Dataset[Sample]):
         planes = _crop_with_margin(planes, start, self.recipe.crop)
         data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
         data = self.transforms(**data)
-        image = self.recipe.pet(data["image"].numpy())
-        return {"image": torch.from_numpy(image), "truth": data["segmentation"].float()}
+        image, truth = torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"].float()
+        if rng.random() < self.recipe.cut_share:
+            beyond = _beyond_view(self.recipe.crop[0], rng)
+            image[:, beyond], truth[:, beyond] = float(self.recipe.pet(np.zeros(1, np.float32))[0]), 0
+        return {"image": image, "truth": truth}
 
 
 class WindowDataset(Dataset[Sample]):
@@ -85,11 +88,14 @@ class WindowDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         recipe, rng = self.recipe, _seeded(self.recipe.seed, index)
-        on_lesion = bool(self.with_lesion) and rng.random() < recipe.lesion_share
+        kind = rng.random()
+        on_lesion = bool(self.with_lesion) and kind < recipe.lesion_share
         case = (self.with_lesion if on_lesion else self.all).draw(rng)
         if on_lesion:
-            voxel = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
-            start = [int(v) - n // 2 for v, n in zip(voxel, recipe.crop, strict=True)]
+            start = _centred(case.lesion_voxels, recipe.crop, rng)
+        elif kind > 1 - recipe.hot_share and case.hot_voxels:
+            # A slice first: the brain has more hot voxels than all the rest.
+            start = _centred(case.hot_voxels[rng.integers(len(case.hot_voxels))], recipe.crop, rng)
         else:
             start = random_start(case.suv.shape, recipe.crop, rng)
         pet = recipe.pet(_crop_with_margin(case.suv, start, recipe.crop))
@@ -117,7 +123,11 @@ class WindowDataset(Dataset[Sample]):
         weight = torch.ones_like(data["segmentation"], dtype=torch.float32)
         if "regression_target" in data:
             weight += recipe.cue_weight * data["regression_target"]
-        return {"image": image, "truth": data["segmentation"].float(), "weight": weight}
+        truth = data["segmentation"].float()
+        if rng.random() < recipe.cut_share:
+            beyond = _beyond_view(recipe.crop[0], rng)
+            image[:, beyond], truth[:, beyond], weight[:, beyond] = 0, 0, 1
+        return {"image": image, "truth": truth, "weight": weight}
 
 
 class _Pool:
@@ -143,6 +153,18 @@ def _seeded(seed: int, index: int) -> np.random.Generator:
     np.random.seed(np.random.SeedSequence([seed, index]).generate_state(1)[0])
     torch.manual_seed(hash((seed, index)))
     return np.random.default_rng([seed, index])
+
+
+def _centred(voxels: Array, crop: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Where a crop starts whose centre is one of the voxels, (n, axes)."""
+    voxel = voxels[rng.integers(len(voxels))]
+    return [int(v) - n // 2 for v, n in zip(voxel, crop, strict=True)]
+
+
+def _beyond_view(rows: int, rng: np.random.Generator) -> slice:
+    """The rows above, or below, a random one that leaves a third of them."""
+    end = int(rng.integers(rows // 3, rows))
+    return slice(end, None) if rng.random() < 0.5 else slice(0, rows - end)
 
 
 def random_start(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:

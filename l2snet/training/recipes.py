@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from l2snet.preprocess import LogScale, Window, intensity
@@ -102,6 +102,7 @@ class LocalizerRecipe(PolynomialRecipe):
     crop: tuple[int, int] = (320, 384)  # (z, x)
     slices: int = 1  # neighbouring coronal slices as channels
     lesion_share: float = 0.2  # of each batch
+    cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
     rotation_degrees: float = 15.0  # the angle is not given
     pet: Window = field(default_factory=lambda: Window(0.0, 35.0, -1.0, 1.0))
     widths: tuple[int, ...] = (320, 256, 128, 64, 32)
@@ -129,6 +130,8 @@ class SegmenterRecipe(PolynomialRecipe):
     crop: tuple[int, int, int] = (128, 192, 160)  # (z, y, x)
     window: tuple[int, int, int] | None = None  # at inference; None: as the crop, which norm="window" needs
     lesion_share: float = 0.33  # of windows centred on a lesion; not given; nnU-Net's
+    hot_share: float = 0.0  # of windows centred on normal uptake; the rest lie anywhere
+    cut_share: float = 0.0  # share of windows that end at a random axial slice, as where a field of view ends
     cue_weight: float = 1.0  # voxel weight 1 + cue_weight x P_loc (equation 3)
     ct_dropout: float = 0.0  # share of windows whose CT is blanked
     pet: Window = field(default_factory=lambda: Window(0.0, 15.0))
@@ -257,13 +260,22 @@ SMALL_SEGMENTER = SegmenterRecipe(
     weight_decay=1e-2,
     warmup_steps=200,
 )
+# To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
+MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=45, learning_rate=3e-4, cut_share=0.2)
+MORE_SEGMENTER = replace(
+    SMALL_SEGMENTER, name="more", epochs=90, learning_rate=7e-4, lesion_share=0.35, hot_share=0.35, cut_share=0.15
+)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
     "small": SMALL_LOCALIZER,
+    "more": MORE_LOCALIZER,
+    "brief": replace(MORE_LOCALIZER, name="brief", epochs=6, learning_rate=2e-4),
 }
 SEGMENTERS = {
     "paper": SegmenterRecipe(),
     "small": SMALL_SEGMENTER,
+    "more": MORE_SEGMENTER,
+    "brief": replace(MORE_SEGMENTER, name="brief", epochs=10, learning_rate=4e-4),
 }
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
