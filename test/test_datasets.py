@@ -194,7 +194,7 @@ def test_held_out_studies_are_not_even_read(tmp_path: Path, studies: list[str]) 
 
 @pytest.mark.parametrize(
     ("hold_out", "says"),
-    [({"a", "z"}, "z cannot be held out: not among the 3 studies"), ({"a", "b", "c"}, "all studies .* are held out")],
+    [({"a", "z"}, "z cannot be held out: not among the 3 cases"), ({"a", "b", "c"}, "all cases .* are held out")],
 )
 def test_a_hold_out_that_makes_no_sense_is_refused(
     tmp_path: Path, studies: list[str], hold_out: set[str], says: str
@@ -207,7 +207,7 @@ def test_a_hold_out_that_makes_no_sense_is_refused(
 def test_two_studies_of_one_name_are_refused(tmp_path: Path, studies: list[str]) -> None:
     (tmp_path / "data" / "more" / "a").mkdir(parents=True)
     (tmp_path / "data" / "more" / "a" / "SUV.nii.gz").touch()
-    with pytest.raises(InputError, match="have one name; rename one"):
+    with pytest.raises(InputError, match=r"two cases are named a, in .* and in .*; rename one"):
         train.cached_cases([tmp_path / "data"], tmp_path / "cache", set(), False)
 
 
@@ -218,7 +218,7 @@ def test_cases_know_their_data_folder(tmp_path: Path, studies: list[str], caplog
     cached = train.cached_cases([tmp_path / "data", tmp_path / "more"], tmp_path / "cache", {"b"}, False)
     assert [(case.name, case.source) for case in cached] == [("a", 0), ("c", 0), ("d", 1)]
     assert "3 of 3 cases have no CT" in caplog.text
-    with pytest.raises(InputError, match=r"all studies under .*more are held out"):
+    with pytest.raises(InputError, match=r"all cases of .*more are held out"):
         train.cached_cases([tmp_path / "data", tmp_path / "more"], tmp_path / "cache", {"d"}, False)
 
 

@@ -21,6 +21,7 @@ from l2snet.synthesis.landmarks import Organ
 from l2snet.synthesis.lesions import KINDS, MAX_ML, MAX_SUV, MIN_ML, MIN_SUV, Lesion, draw_lesion, draw_lesions
 from l2snet.synthesis.physiology import density, draw_appearance, uptake
 from l2snet.synthesis.tissues import LOOKS, Tissue, all_labels, among, look_of
+from l2snet.synthesis.traps import _fractures, _scar
 from l2snet.synthesis.tumours import Tumour
 from l2snet.training.train import cached_cases, learnt_from
 from l2snet.volume import Geometry, Volume, write_volume
@@ -74,6 +75,17 @@ def test_the_same_seed_gives_the_same_voxels(organs: Volume, cases: list[Case]) 
     assert np.array_equal(again.suv.array, cases[1].suv.array)
     assert np.array_equal(again.lesions.array, cases[1].lesions.array)
     assert not np.array_equal(cases[1].suv.array, cases[3].suv.array)
+
+
+def test_a_torso_too_short_for_a_scar_or_fractures_gets_them_all_the_same(organs: Volume) -> None:
+    """Where the map holds little below the lungs, the levels between which they are drawn change places."""
+    anatomy = draw_anatomy(organs.canonical().array, SPACING, np.random.default_rng(3))
+    marks = replace(anatomy.marks, bladder_top=anatomy.marks.apex - 30, dome=anatomy.marks.apex - 20)
+    short = replace(anatomy, marks=marks)
+    for trap in (_scar, _fractures):
+        suv = np.zeros(anatomy.tissues.shape, np.float32)
+        trap(short, suv, np.zeros_like(suv), np.random.default_rng(0))
+        assert suv.any()
 
 
 def test_synthesis_leaves_the_global_random_state_alone(organs: Volume) -> None:

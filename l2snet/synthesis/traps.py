@@ -114,7 +114,8 @@ def _fractures(anatomy: Anatomy, suv: Array, _hu: Array, rng: np.random.Generato
     """A row of rib fractures on one side, or a broken vertebra."""
     marks, step = anatomy.marks, anatomy.spacing_mm[0]
     side, angle = float(rng.choice(SIDES)), rng.uniform(0.7, 2.4)
-    top = rng.uniform(marks.dome - 40, marks.apex - 70)
+    low, high = sorted((marks.dome - 40, marks.apex - 70))
+    top = rng.uniform(low, high)
     for k in range(int(rng.integers(1, 6))):
         spot = anatomy.outline.wall_point(top - 24 * k, side * (angle + rng.normal(0, 0.08)), step, 5.0)
         glow(anatomy, suv, spot, rng.uniform(5, 10, 3), log_uniform(rng, 1.5, 6.0))
@@ -124,7 +125,8 @@ def _scar(anatomy: Anatomy, suv: Array, _hu: Array, rng: np.random.Generator) ->
     """A line under the skin of the belly, chest or back."""
     marks, step = anatomy.marks, anatomy.spacing_mm[0]
     angle = float(rng.choice([0.0, rng.uniform(-1.5, 1.5), rng.uniform(2.6, 3.6)]))
-    start = rng.uniform(marks.bladder_top, marks.apex - 60)
+    low, high = sorted((marks.bladder_top, marks.apex - 60))
+    start = rng.uniform(low, high)
     levels = np.linspace(start, start + rng.uniform(30, 160), 12)
     beyond = rng.uniform(6, 16 + 0.7 * anatomy.build.fat_mm)
     line = [anatomy.outline.wall_point(float(z), angle + 0.02 * rng.normal(), step, beyond) for z in levels]

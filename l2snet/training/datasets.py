@@ -53,15 +53,24 @@ class SliceDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = _seeded(self.recipe.seed, index)
-        pool = self.full if rng.random() < self.recipe.lesion_share else self.empty
+        kind = rng.random()
+        pool = self.full if kind < self.recipe.lesion_share else self.empty
         pool = pool or self.full or self.empty
         case = pool.draw(rng)
         y = int(rng.choice(self.slices[pool][case]))
+        held: Array | None = None
+        if pool is self.full:
+            rows, columns = np.nonzero(case.lesions[:, y])
+            held = np.stack([rows, columns], 1)
+        elif kind > 1 - self.recipe.hot_share and case.hot_voxels:
+            hot = case.hot_voxels[rng.integers(len(case.hot_voxels))]
+            y = int(hot[rng.integers(len(hot)), 1])
+            held = hot[hot[:, 1] == y][:, ::2]
         half = self.recipe.slices // 2
         ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
         planes = np.concatenate([case.suv[:, ys], case.lesions[:, y : y + 1]], axis=1).astype(np.float32)
         planes = planes.transpose(1, 0, 2)
-        start = random_start(planes.shape[1:], self.recipe.crop, rng)
+        start = random_start(planes.shape[1:], self.recipe.crop, rng, held)
         planes = _crop_with_margin(planes, start, self.recipe.crop)
         data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
         data = self.transforms(**data)
@@ -167,9 +176,23 @@ def _beyond_view(rows: int, rng: np.random.Generator) -> slice:
     return slice(end, None) if rng.random() < 0.5 else slice(0, rows - end)
 
 
-def random_start(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """Uniform over the places where the crop lies inside, or where it holds everything."""
-    return [int(rng.integers(min(0, n - c), max(0, n - c) + 1)) for n, c in zip(size, crop, strict=True)]
+def random_start(
+    size: Sequence[int], crop: Sequence[int], rng: np.random.Generator, held: Array | None = None
+) -> list[int]:
+    """Uniform over the places where the crop lies inside, or where it holds everything.
+
+    Parameters
+    ----------
+    held : (n, axes) voxels, one of which, drawn first, the crop must hold; None: it may lie anywhere.
+    """
+    voxel = None if held is None else held[rng.integers(len(held))]
+    start = []
+    for axis, (n, c) in enumerate(zip(size, crop, strict=True)):
+        low, high = min(0, n - c), max(0, n - c)
+        if voxel is not None:
+            low, high = max(low, int(voxel[axis]) - c + 1), min(high, int(voxel[axis]))
+        start.append(int(rng.integers(low, high + 1)))
+    return start
 
 
 def _crop_with_margin(array: Readable, start: Sequence[int], crop: Sequence[int], outside: float = 0.0) -> Array:

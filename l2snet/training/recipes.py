@@ -82,6 +82,7 @@ class PolynomialRecipe(Recipe):
     """What both phases of L2SNet set."""
 
     decay_power: float = 0.9  # lr x (1 - epoch / epochs) ^ power
+    bce_weight: float = 1.0  # of the cross-entropy beside Dice; small windows without lesion teach through it alone
     warmup_steps: int = 0  # over which the rate rises from zero
 
     def learning_rate_at(self, step: int) -> float:
@@ -102,6 +103,7 @@ class LocalizerRecipe(PolynomialRecipe):
     crop: tuple[int, int] = (320, 384)  # (z, x)
     slices: int = 1  # neighbouring coronal slices as channels
     lesion_share: float = 0.2  # of each batch
+    hot_share: float = 0.0  # of slices whose crop holds normal uptake; the rest may lie anywhere
     cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
     rotation_degrees: float = 15.0  # the angle is not given
     pet: Window = field(default_factory=lambda: Window(0.0, 35.0, -1.0, 1.0))
@@ -261,9 +263,18 @@ SMALL_SEGMENTER = SegmenterRecipe(
     warmup_steps=200,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
-MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=45, learning_rate=3e-4, cut_share=0.2)
+MORE_LOCALIZER = replace(
+    SMALL_LOCALIZER, name="more", epochs=26, learning_rate=1.2e-4, warmup_steps=50, hot_share=0.3, cut_share=0.15
+)
 MORE_SEGMENTER = replace(
-    SMALL_SEGMENTER, name="more", epochs=90, learning_rate=7e-4, lesion_share=0.35, hot_share=0.35, cut_share=0.15
+    SMALL_SEGMENTER,
+    name="more",
+    epochs=24,
+    learning_rate=5e-4,
+    bce_weight=10.0,
+    lesion_share=0.35,
+    hot_share=0.35,
+    cut_share=0.15,
 )
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
