@@ -57,7 +57,7 @@ run_case() {
   "$docker" run --rm "${limits[@]}" ${device[@]+"${device[@]}"} \
     --volume "$1/input:/input:ro" --volume "$2:/output" "$image" --precision exact || return 1
   "$docker" run --rm "${limits[@]}" --volume "$1/expected_output:/expected:ro" --volume "$2:/actual:ro" \
-    --entrypoint python "$image" -m l2snet.cli compare /expected /actual
+    --entrypoint python "$image" -m l2snet compare /expected /actual
 }
 
 count=0

@@ -387,6 +387,24 @@ def test_a_bad_option(run: Callable[..., Ended], tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
+BAD_TRAINING_OPTIONS = {
+    "train localizer DATA run --pretrained a --encoder-weights none": "--encoder-weights has no part in a run from",
+    "train segmenter DATA run --recipe bogus": "recipe 'bogus' is not known; expected one of paper,",
+    "train step-by-step DATA run --share 1,2": "expected a positive number for each of the 1 folders",
+    "crossval DATA out --also MORE --share 1,x": "--share '1,x' was given; expected numbers",
+    "ablation DATA out --hold-out a --seeds b": "--seeds 'b' was given; expected whole numbers",
+}
+
+
+@pytest.mark.parametrize("line", BAD_TRAINING_OPTIONS)
+def test_a_bad_option_of_training(
+    run: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(run(*line.split()), BAD_TRAINING_OPTIONS[line], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cuda_where_there_is_none(run: Callable[..., Ended], folder: Path, weights: Path, tmp_path: Path):
     if cuda_problem() is None:
         pytest.skip("this machine has CUDA")
@@ -412,6 +430,12 @@ def test_help(run: Callable[..., Ended], line: str):
     assert ended.code == 0
     assert [word for word in HELP[line] if word not in ended.out] == []
     assert ended.err == ""
+
+
+def test_the_program_starts_without_what_is_slow_to_import():
+    program = "import sys, l2snet.cli; print({'torch', 'numpy', 'SimpleITK', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("arguments", [(), ("train",)], ids=["l2snet", "l2snet train"])
@@ -464,9 +488,8 @@ def test_memory_and_interrupt(
 @pytest.mark.parametrize("debug", [False, True])
 def test_debug_shows_the_traceback_before_the_sentence(tmp_path: Path, debug: bool):
     # In a process of its own: pytest has taken over the logging of this one.
-    program = "import sys; from l2snet.cli import main; main(sys.argv[1:])"
     arguments = ["predict", str(tmp_path / "none"), str(tmp_path / "out"), *(["--debug"] if debug else [])]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "l2snet", *arguments], capture_output=True, text=True, check=False)
     assert ("Traceback (most recent call last)" in done.stderr) is debug
     assert done.stderr.rstrip("\n").splitlines()[-1].startswith("error: there is no input folder")
     assert done.returncode == 1

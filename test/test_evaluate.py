@@ -273,7 +273,7 @@ def test_what_is_not_installed_is_said_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("l2snet.cli.find_spec", lambda name: None if name == "cc3d" else object())
+    monkeypatch.setattr("l2snet.cli.extras.find_spec", lambda name: None if name == "cc3d" else object())
     with pytest.raises(SystemExit):
         main(["evaluate", *map(str, folders), "--output", str(tmp_path / "out")])
     assert "pip install 'l2snet[evaluate]'" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""The command line: one command, thin subcommands; heavy imports stay inside the command that needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from l2snet import __version__
+from l2snet.cli import cohort, data, evaluation, experiments, predict, prepare, report, train, weights
+from l2snet.errors import L2SNetError
+from l2snet.progress import is_first_process
+
+logger = logging.getLogger(__name__)
+# What shells give a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Tumour segmentation in whole-body FDG-PET/CT. Not a medical device.",
+    epilog="--debug, anywhere, shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# In the order of the help; commands of a group without a name are the program's own.
+for group, name in (
+    (predict, None),
+    (cohort, None),
+    (prepare, "prepare"),
+    (data, None),
+    (train, "train"),
+    (weights, None),
+    (report, None),
+    (evaluation, None),
+    (experiments, None),
+):
+    app.add_typer(group.app, name=name)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Tumour segmentation in whole-body FDG-PET/CT. Not a medical device."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error ends as one sentence on the last line of stderr and a non-zero exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    level = logging.INFO if is_first_process() else logging.ERROR
+    logging.basicConfig(level=logging.DEBUG if debug else level, format="%(message)s", stream=sys.stderr)
+    try:
+        code = app(arguments, prog_name="l2snet", standalone_mode=False)
+    except L2SNetError as error:
+        _fail(f"error: {error}", 1, debug)
+    except typer.TyperException as error:
+        if not error.format_message():  # no arguments: the help was printed
+            sys.exit(error.exit_code)
+        _fail(f"error: {error.format_message()} (see l2snet --help)", error.exit_code, debug)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", INTERRUPTED, debug)
+    except OSError as error:
+        _fail(f"error: {error}; choose a file or folder with rights and space", 1, debug)
+    except MemoryError:
+        _fail("error: out of memory; use a machine with more, or close other programs", 1, debug)
+    except Exception as error:  # the platform shows the last line of stderr alone: it must say something
+        _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 3, debug)
+    if code == INTERRUPTED:  # Typer takes the interrupt for itself
+        _fail("interrupted", INTERRUPTED, debug=False)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int, debug: bool) -> None:
+    if debug:
+        logger.exception("traceback")
+    sys.stderr.write(sentence + "\n")
+    sys.exit(code)

@@ -1,0 +1,92 @@
+"""Trainings and tests in one command, as papers report them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2snet.cli.extras import EVALUATION, TRAINING, needs, require
+from l2snet.cli.options import CompileOption, RecipeOption, TrainingDataArgument, TrainingOptions, names, with_options
+from l2snet.errors import InputError
+from l2snet.progress import is_first_process
+
+app = typer.Typer()
+
+
+@app.command()
+@with_options
+def crossval(
+    data: TrainingDataArgument,
+    out: Annotated[Path, typer.Argument(help="Folder for folds, runs, weights and table; what was stopped goes on.")],
+    *,
+    recipe: RecipeOption = "paper",
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the patients.")] = 5,
+    inner_folds: Annotated[int, typer.Option(min=2, help="Parts of a training set, for its cues.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the parts.")] = 0,
+    also: Annotated[
+        list[Path] | None, typer.Option("--also", help="Studies to train on in every fold and never test; repeatable.")
+    ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/) to start every training from.")
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="Run this fold alone, from 0; repeatable (for several machines).")
+    ] = None,
+    compiled: CompileOption = False,
+    options: TrainingOptions,
+) -> None:
+    """Train and test by patient-level cross-validation: the rows of the paper's Table 1."""
+    with needs("cross-validation", "train"):
+        from l2snet.evaluation.validate import report
+        from l2snet.training.crossval import Machine, Setup, crossval, write_table
+        from l2snet.training.recipes import LOCALIZERS, SEGMENTERS
+    folders = [*data, *(also or [])]
+    setup = Setup(
+        options.choose(LOCALIZERS, recipe, folders),
+        options.choose(SEGMENTERS, recipe, folders),
+        folds,
+        inner_folds,
+        seed,
+        pretrained,
+        options.resample_ct,
+    )
+    machine = Machine(options.device, options.workers, compiled)
+    text = report(crossval(data, out, setup, options.cache, also or [], machine, fold))
+    if is_first_process():
+        write_table(text, out)
+        typer.echo(text)
+
+
+@app.command()
+@with_options
+def ablation(
+    data: TrainingDataArgument,
+    out: Annotated[Path, typer.Argument(help="Folder for runs, weights, scores and table; what was stopped goes on.")],
+    hold_out: Annotated[str, typer.Option(help="Names of the studies to test on, separated by commas.")],
+    *,
+    recipe: RecipeOption = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; two trainings each.")] = "0,1,2",
+    options: TrainingOptions,
+) -> None:
+    """Train and test Step-by-Step with and without its auxiliary channels, to see what they are worth."""
+    require("the ablation", "train", *TRAINING, *EVALUATION)
+    from l2snet.files import write_text
+    from l2snet.training.ablation import Ablation, named_studies, table
+    from l2snet.training.distributed import in_turn
+    from l2snet.training.recipes import STEP_BY_STEPS
+    from l2snet.training.step_by_step import stored_cases
+
+    chosen = options.choose(STEP_BY_STEPS, recipe, data)
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise InputError(f"--seeds {seeds!r} was given; expected whole numbers separated by commas, such as 0,1,2")
+    numbers = [int(seed) for seed in seeds.split(",")]
+    studies = named_studies(data, names(hold_out))
+    with in_turn(options.device):
+        cases = stored_cases(data, options.cache, names(hold_out), options.resample_ct)
+    ablation = Ablation(chosen, numbers, out, options.device, options.workers)
+    text = table(ablation.run(cases, studies, options.resample_ct))
+    if is_first_process():
+        write_text(text, out / "table.md")
+        typer.echo(text)

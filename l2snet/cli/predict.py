@@ -1,0 +1,146 @@
+"""`l2snet predict`: one case to a mask."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2snet.cli.extras import require
+from l2snet.cli.options import Device, DeviceOption, Precision, PrecisionOption, ResampleOption, WeightsOption
+from l2snet.cli.report import REPORT
+from l2snet.errors import InputError
+from l2snet.sources.suv import TimeConvention
+from l2snet.subject import SuvType
+
+app = typer.Typer()
+
+
+class Fusion(StrEnum):
+    """How cue and probability become a mask."""
+
+    adaptive = "adaptive"
+    components = "components"
+
+
+MethodOption = Annotated[
+    str, typer.Option(envvar="L2SNET_METHOD", help="l2snet, or step-by-step (Liu et al.).", show_envvar=False)
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Further formats, separated by commas: seg, fractional, rtstruct, sr (of DICOM input), nifti, nrrd.",
+    ),
+]
+SmallestOption = Annotated[float, typer.Option(min=0, help="Leave lesions under so many ml out of mask and table.")]
+FloorOption = Annotated[float, typer.Option(min=0, help="Leave voxels under this SUV out of mask and table.")]
+SuvOption = Annotated[
+    SuvType, typer.Option("--suv", help="What the table's SUV is normalised by: weight, lean mass or body surface.")
+]
+SeriesOption = Annotated[
+    list[str] | None, typer.Option(help="SeriesInstanceUID to take where DICOM offers several; may be repeated.")
+]
+ConventionOption = Annotated[
+    TimeConvention, typer.Option(help="DICOM: moment that the PET is corrected to, by QIBA or as autoPET's data.")
+]
+
+
+@app.command()
+def predict(
+    input_folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="INPUT", help="DICOM study, study folder (SUV, CTres), or images/pet and images/ct."),
+    ] = None,
+    output: Annotated[Path | None, typer.Argument(metavar="OUTPUT", help="Folder for the results, one a case.")] = None,
+    pet: Annotated[Path | None, typer.Option(help="PET file in SUV (.mha, .nii.gz, .nrrd), instead of INPUT.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT file in HU, on the PET's grid or with --resample-ct.")] = None,
+    pet_only: Annotated[bool, typer.Option("--pet-only", help="Do without a CT.")] = False,
+    resample_ct: ResampleOption = False,
+    weights: WeightsOption = None,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.exact,
+    method: MethodOption = "l2snet",
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="components is the authors' released rule (default: adaptive).")
+    ] = None,
+    off_cue: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Threshold off the cue (default: the weights' own).")
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirrored inputs: 2 passes in 2D, 8 in 3D.")
+    ] = False,
+    whole_grid: Annotated[
+        bool, typer.Option("--whole-grid", help="Run all of the grid, not only the body (slow; to compare).")
+    ] = False,
+    probability: Annotated[bool, typer.Option("--probability", help="Write probability.mha.")] = False,
+    cue: Annotated[bool, typer.Option("--cue", help="Write cue.mha, the location cue.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Write projection.png (extra: report).")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html, to be read (extra: report).")] = False,
+    viewer: Annotated[bool, typer.Option(help="--report: put the images into the page, to leaf through.")] = True,
+    manifest: Annotated[bool, typer.Option(help="Write manifest.json.")] = True,
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="Write the lesion table (extra: measure); always, of DICOM input.")
+    ] = False,
+    formats: FormatOption = "",
+    smallest_ml: SmallestOption = 0.0,
+    suv_floor: FloorOption = 0.0,
+    suv_type: SuvOption = SuvType.bw,
+    series: SeriesOption = None,
+    time_convention: ConventionOption = TimeConvention.qiba,
+) -> None:
+    """Segment one case: l2snet predict INPUT OUTPUT, or l2snet predict --pet FILE --ct FILE OUTPUT."""
+    began = time.perf_counter()
+    from l2snet.predict import Wanted, check_output, run_case
+    from l2snet.results import Measuring
+    from l2snet.sources.files import read_case
+    from l2snet.sources.inputs import Reading, Source, read_input
+    from l2snet.sources.result_writer import parse_formats
+
+    if pet is not None and output is None:
+        input_folder, output = None, input_folder
+    if output is None or (input_folder is None) == (pet is None):
+        raise InputError("give INPUT and OUTPUT, or --pet FILE, --ct FILE and OUTPUT")
+    _check_ct(pet, ct, pet_only)
+    if off_cue is not None and fusion is Fusion.components:
+        raise InputError("--off-cue has no part in --fusion components; leave one out")
+    if picture:
+        require("the picture", "report", *REPORT)
+    if report:
+        require("the report", "report", *REPORT)
+    wanted = Measuring(parse_formats(formats), smallest_ml, suv_floor, suv_type)
+    measured = lesions or wanted != Measuring()
+    if measured:
+        require("the lesion table", "measure", "cc3d")
+    check_output(output)
+    if pet is not None:
+        source = Source(read_case(pet, None if pet_only else ct, resample_ct))
+    elif input_folder is not None:
+        source = read_input(input_folder, Reading(pet_only, resample_ct, time_convention, series or ()))
+    measuring = replace(wanted, source=source.dicom) if measured or source.dicom is not None else None
+    reading_seconds = time.perf_counter() - began
+    from l2snet.methods import load_method
+
+    options = {"fusion": fusion, "off_cue": off_cue, "mirror": mirror, "whole_grid": whole_grid}
+    loaded = load_method(method, weights or [], device, precision, **options)
+    page = None
+    if report:
+        from l2snet.report.casepage import Options
+
+        page = Options(viewer=viewer)
+    written = Wanted(probability, cue, picture, manifest, measuring, page)
+    run_case(source.case, loaded, output, written, reading_seconds)
+
+
+def _check_ct(pet: Path | None, ct: Path | None, pet_only: bool) -> None:
+    """A CT belongs to --pet, where it may not be wanted."""
+    if pet is not None and ct is None and not pet_only:
+        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    if pet_only and ct is not None:
+        raise InputError("--ct and --pet-only exclude each other; leave one out")
+    if pet is None and ct is not None:
+        raise InputError("--ct was given with INPUT, which has a CT of its own; give --pet and --ct, or INPUT alone")

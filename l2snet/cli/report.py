@@ -1,0 +1,101 @@
+"""`l2snet report`: a case, or a cohort, as a page to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from l2snet.cli.extras import require
+from l2snet.cli.options import ResampleOption
+from l2snet.errors import InputError
+
+if TYPE_CHECKING:
+    from l2snet.report.findings import Findings
+
+app = typer.Typer()
+# What a report needs (extra `report`), and what it takes more to set it beside a truth (extra `evaluate`).
+REPORT = ("jinja2", "matplotlib", "PIL", "cc3d")
+TRUTH = "grand_challenge_metrics"
+
+
+@app.command()
+def report(
+    input_folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="INPUT", help="What l2snet predict read; with --pet, leave it out."),
+    ] = None,
+    result: Annotated[
+        Path | None, typer.Argument(metavar="RESULT", help="The folder that l2snet predict wrote, or any mask's file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: report.html in or beside RESULT).")] = None,
+    pet: Annotated[Path | None, typer.Option(help="PET file in SUV, instead of INPUT.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT file in HU, with --pet.")] = None,
+    pet_only: Annotated[bool, typer.Option("--pet-only", help="Do without a CT.")] = False,
+    resample_ct: ResampleOption = False,
+    truth: Annotated[Path | None, typer.Option(help="True mask to compare with (extra: evaluate).")] = None,
+    earlier: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="INPUT RESULT", help="An earlier examination of the patient.")
+    ] = None,
+    max_suv: Annotated[float, typer.Option(min=0.1, help="SUV at which projections are darkest.")] = 10.0,
+    png: Annotated[bool, typer.Option("--png", help="Write every picture as a file, too.")] = False,
+    viewer: Annotated[bool, typer.Option(help="Put the images into the page, to leaf through.")] = True,
+    cohort: Annotated[
+        Path | None, typer.Option(help="Write cohort.html over the report.html of every case in this folder.")
+    ] = None,
+) -> None:
+    """Write a case's report: l2snet report INPUT RESULT, or a cohort's: l2snet report --cohort FOLDER."""
+    require("the report", "report", *REPORT)
+    if cohort is not None:
+        if input_folder is not None or pet is not None:
+            raise InputError("--cohort was given with a case; give one of them")
+        from l2snet.report.cohort import write_cohort
+
+        typer.echo(write_cohort(cohort))
+        return
+    if pet is not None and result is None:
+        input_folder, result = None, input_folder
+    if result is None or (input_folder is None) == (pet is None):
+        raise InputError("give INPUT and RESULT, or --pet FILE, --ct FILE and RESULT, or --cohort FOLDER")
+    if pet is not None and ct is None and not pet_only:
+        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    if truth is not None:
+        require("a comparison", "evaluate", TRUTH)
+    from l2snet.report.casepage import Options
+    from l2snet.report.files import REPORT as PAGE
+    from l2snet.report.files import write_files
+
+    findings = _read(input_folder, pet, ct, result, pet_only, resample_ct, truth)
+    before = None if earlier is None else _read(earlier[0], None, None, earlier[1], pet_only, resample_ct, None)
+    page = out or (result if result.is_dir() else result.parent) / PAGE
+    write_files(findings, page, Options(max_suv, viewer, truth.name if truth else "", before), png)
+
+
+def _read(
+    input_folder: Path | None,
+    pet: Path | None,
+    ct: Path | None,
+    result: Path,
+    pet_only: bool,
+    resample_ct: bool,
+    truth: Path | None,
+) -> Findings:
+    """A case from a folder or files, with its result and its truth."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from l2snet.report.findings import read_findings, read_mask_on
+    from l2snet.sources.files import read_case
+    from l2snet.sources.inputs import Reading, Source, read_input
+
+    if pet is not None:
+        source = Source(read_case(pet, None if pet_only else ct, resample_ct))
+    elif input_folder is not None:
+        source = read_input(input_folder, Reading(pet_only, resample_ct))
+    case = source.case
+    if truth is not None:
+        right = read_mask_on(truth, "truth", case.geometry)
+        case = replace(case, lesions=case.suv.with_array(right.astype(np.uint8)))
+    return read_findings(case, result, source.dicom.subject if source.dicom else None)

@@ -1,0 +1,98 @@
+"""Commands on weights: make them of a run, score them, set their thresholds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2snet.cli.extras import EVALUATION, needs, require
+from l2snet.cli.options import (
+    Device,
+    DeviceOption,
+    Precision,
+    PrecisionOption,
+    ResampleOption,
+    TrainingDataArgument,
+    WeightsOption,
+)
+from l2snet.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command("export")
+def export_weights(
+    run: Annotated[Path, typer.Argument(help="Run folder of l2snet train.")],
+    folder: Annotated[Path, typer.Argument(help="Weights folder to write, such as weights/localizer.")],
+) -> None:
+    """Write a run's last checkpoint as a weights folder (ONNX, float16 weights, hashes)."""
+    with needs("export", "train"):
+        from l2snet.export import export_run
+    export_run(run, folder)
+
+
+@app.command()
+def validate(
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of study folders (SUV, CTres or CT if any, SEG .nii.gz).")
+    ] = None,
+    weights: WeightsOption = None,
+    resample_ct: ResampleOption = False,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.exact,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for one file per case; a run that was stopped goes on from it.")
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add the table, under this name, to the weights' metrics.json.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the recorded tables, and compute nothing.")] = False,
+) -> None:
+    """Score the weights on the cases of DATA that they were not trained on."""
+    if show == bool(data):
+        raise InputError("give folders with studies to score, or --show to print what is recorded")
+    if (record is not None or show) and weights is not None and len(weights) > 1:
+        raise InputError("--record and --show need one weights folder; the mean of several has none of its own")
+    from l2snet.evaluation.validate import held_out, read_metrics, report, validate, write_metrics
+
+    folder = weights[0] if weights else None
+    if show or data is None:
+        for name, table in read_metrics(folder).items():
+            typer.echo(f"# {name}\n\n{report(table)}")
+        return
+    require("validation", "evaluate", *EVALUATION)
+    from l2snet.pipeline import L2SNet
+
+    method = L2SNet.from_weights(weights or [], device, precision)
+    table = validate(method, held_out(data, method), resample_ct, work)
+    typer.echo(report(table))
+    if record is not None:
+        write_metrics(table, method, folder, record)
+
+
+@app.command()
+def calibrate(
+    data: TrainingDataArgument,
+    weights: Annotated[Path | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/).")] = None,
+    resample_ct: ResampleOption = False,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.exact,
+) -> None:
+    """Choose the weights' thresholds on cases of DATA that they were not trained on, and write them into their configs.
+
+    The least FPV + FNV among the thresholds whose mean Dice is within 0.01 of the best.
+    """
+    require("calibration", "evaluate", *EVALUATION)
+    from l2snet.evaluation.calibrate import best, calibrate, write_choice
+    from l2snet.evaluation.validate import held_out
+    from l2snet.pipeline import L2SNet
+
+    method = L2SNet.from_weights([weights] if weights else [], device, precision)
+    studies = held_out(data, method)
+    choices = calibrate(method, studies, resample_ct)
+    chosen = best(choices)
+    for choice in sorted(choices, key=lambda one: one.fpv_ml + one.fnv_ml):
+        typer.echo(f"{'*' if choice == chosen else ' '} {choice}")
+    write_choice(chosen, [folder.name for folder in studies], weights)
