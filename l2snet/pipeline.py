@@ -110,13 +110,7 @@ class L2SNet:
         ------
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
-        device = choose_device(device)
-        roots: Sequence[Path | None] = list(weights) or [None]
-        localizers, segmenters = (
-            [load(find_weights(network, root), device, precision) for root in roots]
-            for network in (LOCALIZER, SEGMENTER)
-        )
-        check_roles({LOCALIZER: localizers, SEGMENTER: segmenters})
+        localizers, segmenters = load_roles((LOCALIZER, SEGMENTER), weights, device, precision)
         return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
 
     @property
@@ -179,6 +173,20 @@ def notes_on(case: Case, body: Body) -> tuple[str, ...]:
     if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
         notes.append("the PET was resampled to the working grid, and the probabilities back")
     return tuple(notes)
+
+
+def load_roles(roles: Sequence[str], weights: Sequence[Path], device: str, precision: str) -> list[list[Network]]:
+    """The networks of each role, one from every weights folder; none: from the program's own.
+
+    Raises
+    ------
+    WeightsError, DeviceError : see `l2snet.backend.load` and `check_roles`.
+    """
+    device = choose_device(device)
+    roots: Sequence[Path | None] = list(weights) or [None]
+    networks = {role: [load(find_weights(role, root), device, precision) for root in roots] for role in roles}
+    check_roles(networks)
+    return list(networks.values())
 
 
 def check_roles(roles: Mapping[str, Sequence[Network]]) -> None:

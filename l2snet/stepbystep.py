@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from l2snet.backend import Network, choose_device, load
+from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import WeightsError
-from l2snet.pipeline import NOT_LESION, Segmentation, check_roles, mean, notes_on, timed
+from l2snet.pipeline import NOT_LESION, Segmentation, load_roles, mean, notes_on, timed
 from l2snet.preprocess import Body, prepare
 from l2snet.segment import predict_channels
 from l2snet.volume import Array, Volume
-from l2snet.weights import STEP_BY_STEP, find_weights
+from l2snet.weights import STEP_BY_STEP
 
 # Channels of the network: the lesion's probability, and the PET of the whole crop, which is 0 where there is no lesion.
 LESION, WHOLE_PET, CHANNELS = 0, 6, 8
@@ -57,10 +57,7 @@ class StepByStep:
         ------
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
-        device = choose_device(device)
-        roots: Sequence[Path | None] = list(weights) or [None]
-        networks = [load(find_weights(STEP_BY_STEP, root), device, precision) for root in roots]
-        check_roles({STEP_BY_STEP: networks})
+        (networks,) = load_roles((STEP_BY_STEP,), weights, device, precision)
         return cls(networks, mirror, whole_grid)
 
     @property

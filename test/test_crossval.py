@@ -281,6 +281,11 @@ def test_weights_that_saw_a_test_case_are_refused(tmp_path: Path, data: Path, bo
     setup = replace(SETUP, pretrained=weights)
     with pytest.raises(InputError, match="which would be tested"):
         crossval([data], tmp_path / "more", setup, tmp_path / "cache", only=[])
+    # Another study of a patient whom the weights know by the name of one.
+    seen = min(read_config(weights / "localizer").seen_cases)
+    write_study(tmp_path / "again" / seen / "later", 40)
+    with pytest.raises(InputError, match=f"was trained on {seen}, which would be tested"):
+        crossval([tmp_path / "again"], tmp_path / "more", setup, tmp_path / "cache", only=[])
     for seed in range(30, 36):
         write_study(tmp_path / "others" / f"other_{seed}", seed)
     crossval([tmp_path / "others"], tmp_path / "third", setup, tmp_path / "cache", only=[0])

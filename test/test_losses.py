@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2snet.training.losses import DICE_SMOOTHING, bce_dice
+from l2snet.training.losses import DICE_SMOOTHING, BceDice, bce_dice
 
 LN3 = log(3)
 
@@ -60,10 +60,12 @@ def test_weight_from_a_cue() -> None:
     assert loss.item() == pytest.approx(log(4 / 3) + 7 / 39, rel=1e-6)
 
 
-@pytest.mark.parametrize("dice_weight", [0.0, 0.5, 2.0])
-def test_dice_weight(dice_weight: float) -> None:
-    loss = bce_dice(row(0.0, 0.0), row(1.0, 0.0), dice_weight=dice_weight)
-    assert loss.item() == pytest.approx(log(2) + dice_weight / 3, rel=1e-6)
+@pytest.mark.parametrize("bce_weight", [0.0, 0.5, 10.0])
+def test_bce_weight(bce_weight: float) -> None:
+    loss = bce_dice(row(0.0, 0.0), row(1.0, 0.0), bce_weight=bce_weight)
+    assert loss.item() == pytest.approx(bce_weight * log(2) + 1 / 3, rel=1e-6)
+    sample = {"truth": row(1.0, 0.0)}
+    assert BceDice(bce_weight)(row(0.0, 0.0), sample).item() == loss.item()
 
 
 def test_dice_is_over_the_whole_batch() -> None:

@@ -309,7 +309,7 @@ def test_a_hold_out_that_makes_no_sense_is_refused(data: Path, tmp_path: Path, h
 def test_a_case_in_two_stores_is_refused(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "store.lmdb"
     prepare_store([data], path)
-    with pytest.raises(InputError, match=r"a is in .* and in .*; leave one of them out"):
+    with pytest.raises(InputError, match=r"two cases are named a, in .*store.lmdb and in .*; rename one"):
         stored_cases([path, data], tmp_path / "cache")
 
 

@@ -53,7 +53,7 @@ TINY = StepByStepRecipe(
     lowest_rate=0.003,
     cosine_rate=0.005,
     cosine_epochs=2,
-    widths=(4, 6, 8),
+    widths=(4, 6),  # two levels: of planes as few as two, oneDNN gets the gradient of bfloat16 filters wrong
     residual_units=2,
 )
 

@@ -18,6 +18,7 @@ from l2snet.evaluation.validate import score
 from l2snet.export import export_run
 from l2snet.sources.autopet import find_studies, read_study
 from l2snet.stepbystep import CHANNELS, StepByStep
+from l2snet.training.distributed import in_turn
 from l2snet.training.loop import CHECKPOINT, start_record
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.step_by_step import train_step_by_step
@@ -70,7 +71,8 @@ class Ablation:
             for arm, channels in ARMS.items():
                 folder = self.out / f"{channels}_channels_seed_{seed}"
                 self._train(folder, replace(self.recipe, channels=channels, seed=seed), cases)
-                results.setdefault(arm, {})[seed] = self._test(folder, studies, resample_ct)
+                with in_turn(self.device):
+                    results.setdefault(arm, {})[seed] = self._test(folder, studies, resample_ct)
         return results
 
     def _train(self, folder: Path, recipe: StepByStepRecipe, cases: Sequence[StoredCase]) -> None:
@@ -80,8 +82,10 @@ class Ablation:
             return
         run = folder / "run"
         train_step_by_step(cases, recipe, run, self.device, self.workers)
-        export_run(run, weights)
-        (run / CHECKPOINT).unlink()
+        with in_turn(self.device):
+            if not (weights / CONFIG).is_file():
+                export_run(run, weights)
+            (run / CHECKPOINT).unlink(missing_ok=True)
 
     def _test(self, folder: Path, studies: Sequence[Path], resample_ct: bool) -> dict[str, Row]:
         network = load(folder / "weights" / STEP_BY_STEP, self.device)

@@ -22,6 +22,7 @@ from l2snet.files import write_text
 from l2snet.pipeline import L2SNet
 from l2snet.sources.autopet import LESIONS, SUV, find_studies, read_donors, read_study
 from l2snet.training.cache import CachedCase
+from l2snet.training.distributed import in_turn
 from l2snet.training.loop import CHECKPOINT, start_record
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.training.train import cached_cases, cue_name, train_localizer, train_segmenter, write_cues
@@ -114,21 +115,17 @@ def crossval(
 
     Raises
     ------
-    InputError : too few patients, a case of `data` was seen by `pretrained` or has a patient in `also`, or `out` is of
-        another cross-validation.
+    InputError : too few patients, a patient of `data` was seen by `pretrained` or is in `also`, or `out` is of another
+        cross-validation.
     """
     machine = machine or Machine()
     if only is not None and not set(only) <= set(range(setup.folds)):
         raise InputError(f"fold {max(only)} was asked for; there are folds 0 to {setup.folds - 1}")
     patients = patients_of([*data, *also])
-    held = [read_donors(folder) for root in also for folder in find_studies(root)]
-    always = {*patients_of(also).values(), *(patients.get(name, name) for names in held for name in names)}
-    both = sorted(set(patients_of(data).values()) & always)
-    if both:
-        raise InputError(f"{', '.join(both[:3])} would be tested and always trained on; leave them out of one")
     folders = {folder.name: folder for root in data for folder in find_studies(root)}
-    _check_unseen(setup.pretrained, set(folders))
-    cases = cached_cases([*data, *also], cache, frozenset(), setup.resample_ct)
+    _check_unseen({patients[name] for name in folders}, patients, also, setup.pretrained)
+    with in_turn(machine.device):
+        cases = cached_cases([*data, *also], cache, frozenset(), setup.resample_ct)
     tested = [case for case in cases if case.source < len(data)]
     parts = split(tested, patients, setup.folds, setup.seed)
     sources = [[case.name for case in cases if case.source == source] for source in range(len(data) + len(also))]
@@ -139,7 +136,8 @@ def crossval(
         fold = _Fold(out / f"fold_{number}", setup, machine, patients)
         if only is None or number in only:
             fold.train([case for case in cases if case not in part])
-            fold.test([folders[case.name] for case in part])
+            with in_turn(machine.device):
+                fold.test([folders[case.name] for case in part])
         for name, rows in fold.rows([folders[case.name] for case in part]).items():
             table.setdefault(name, {}).update(rows)
     return table
@@ -195,8 +193,9 @@ class _Fold:
         if not self._is_done("without_cue", SEGMENTER):
             self._segmenter("without_cue", cases, plain)
         if not self._is_done(WEIGHTS, SEGMENTER):
-            localizers = [load(folder, self.machine.device, "fast") for folder in inner]
-            with_cues = write_cues(cases, localizers, self._run(WEIGHTS, SEGMENTER))
+            with in_turn(self.machine.device):
+                localizers = [load(folder, self.machine.device, "fast") for folder in inner]
+                with_cues = write_cues(cases, localizers, self._run(WEIGHTS, SEGMENTER))
             self._segmenter(WEIGHTS, with_cues, setup.segmenter)
         for folder in inner:
             for case in cases:
@@ -261,8 +260,10 @@ class _Fold:
     def _finish(self, name: str, network: str) -> None:
         """A run to its weights; the checkpoint, some ten times as large, goes."""
         run = self._run(name, network)
-        export_run(run, self._weights(name, network))
-        (run / CHECKPOINT).unlink()
+        with in_turn(self.machine.device):
+            if not self._is_done(name, network):
+                export_run(run, self._weights(name, network))
+            (run / CHECKPOINT).unlink(missing_ok=True)
 
     def _is_done(self, name: str, network: str) -> bool:
         return (self._weights(name, network) / CONFIG).is_file()
@@ -289,14 +290,22 @@ def _pretrained_hashes(weights: Path) -> dict[str, str]:
     return {network: (weights / network / "SHA256SUMS").read_text("utf-8") for network in (LOCALIZER, SEGMENTER)}
 
 
-def _check_unseen(pretrained: Path | None, cases: Set[str]) -> None:
-    """Refuse weights to start from that have seen a case to be tested."""
-    if pretrained is None:
-        return
-    for network in (LOCALIZER, SEGMENTER):
-        both = sorted(cases & read_config(pretrained / network).seen_cases)
+def _check_unseen(tested: Set[str], patients: Mapping[str, str], also: Sequence[Path], pretrained: Path | None) -> None:
+    """Refuse studies to train on, and weights to start from, that have seen a patient to be tested.
+
+    Parameters
+    ----------
+    patients : study name to patient; a study that is not among them goes by its own name.
+    """
+    studies = [folder for root in also for folder in find_studies(root)]
+    always = {name for folder in studies for name in (folder.name, *read_donors(folder))}
+    both = sorted(tested & {patients.get(name, name) for name in always})
+    if both:
+        raise InputError(f"{', '.join(both[:3])} would be tested and always trained on; leave them out of one")
+    for folder in [] if pretrained is None else [pretrained / network for network in (LOCALIZER, SEGMENTER)]:
+        both = sorted(tested & {patients.get(name, name) for name in read_config(folder).seen_cases})
         if both:
             raise InputError(
-                f"{pretrained / network} was trained on {', '.join(both[:3])}, which would be tested; "
+                f"{folder} was trained on {', '.join(both[:3])}, which would be tested; "
                 "start from weights that saw none of DATA"
             )

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
@@ -26,8 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from l2snet.errors import DeviceError, InputError, TrainingError
+from l2snet.errors import InputError, TrainingError
 from l2snet.files import write_text
+from l2snet.progress import is_first_process
+from l2snet.training.distributed import share_batch_norm, start_fabric
 from l2snet.training.losses import BceDice
 from l2snet.training.recipes import Recipe
 from l2snet.training.schedules import Schedule
@@ -52,6 +53,8 @@ def fit(
 ) -> Path:
     """Train `network` in place and return the checkpoint; the same call continues a run that was stopped.
 
+    Processes of a launcher each call it, and share every batch; the first writes the run.
+
     Parameters
     ----------
     dataset : `dataset[i]` is sample i of the run, with `image` and what the loss takes.
@@ -65,13 +68,13 @@ def fit(
 
     Raises
     ------
-    InputError : the run folder holds another recipe or other cases.
+    InputError : the run folder holds another recipe or other cases, or the batch cannot be shared.
     """
-    fabric = start_fabric(device, recipe.batch)
-    with fabric.rank_zero_first():
-        start_run(run, recipe, cases)
+    _keep_freed_memory()
+    fabric = start_fabric(device)
+    start_run(run, recipe, cases)
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
-    network = network.to(fabric.device).to(memory_format=_memory_format(network))
+    network = share_batch_norm(network.to(fabric.device), fabric).to(memory_format=_memory_format(network))
     criterion = (BceDice() if criterion is None else criterion).to(fabric.device)
     optimizer = build_optimizer(nn.ModuleList([network, criterion]), recipe)
     schedule = recipe.schedule()
@@ -80,7 +83,7 @@ def fit(
         first = load_checkpoint(run / CHECKPOINT, network, optimizer, criterion, schedule)
     if compiled:
         network.compile()
-    # Only what has parameters can be shared among GPUs.
+    # Only what has parameters can be shared among processes.
     loss_of = fabric.setup_module(criterion) if any(True for _ in criterion.parameters()) else criterion
     model, optimizer = fabric.setup(network, optimizer)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
@@ -135,30 +138,6 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
     )
 
 
-def start_fabric(device: str, batch: int) -> Fabric:
-    """Lightning Fabric on the CPU, or on every GPU that the batch can be shared among; bf16 where the device has it.
-
-    Raises
-    ------
-    DeviceError : CUDA was asked for and cannot be had.
-    """
-    _keep_freed_memory()
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if device == "cuda" and not gpus:
-        raise DeviceError("CUDA was asked for and PyTorch finds no GPU; repair the driver, or use --device cpu")
-    if device == "auto" and not gpus:
-        logger.warning("PyTorch finds no GPU: training on the CPU")
-    if gpus > 1 and batch % gpus:
-        logger.warning("a batch of %d cannot be shared evenly among %d GPUs: one is used", batch, gpus)
-        gpus = 1
-    half = not gpus or torch.cuda.is_bf16_supported(including_emulation=False)
-    fabric = Fabric(
-        accelerator="cuda" if gpus else "cpu", devices=gpus or 1, precision="bf16-mixed" if half else "32-true"
-    )
-    fabric.launch()
-    return fabric
-
-
 def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
     """Write a new run's recipe and cases, or check that they are those, in the order, of the run that is there."""
     start_record(run / RECIPE, recipe.to_json())
@@ -168,12 +147,15 @@ def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
 def start_record(path: Path, text: str) -> None:
     """Write a file of a new run, or check that it says the same in the run that is there.
 
+    Of several processes the first writes; what one of them would write, all would.
+
     Raises
     ------
     InputError : it says something else.
     """
     if not path.is_file():
-        write_text(text, path)
+        if is_first_process():
+            write_text(text, path)
     elif path.read_text("utf-8") != text:
         raise InputError(f"{path} is of another run: give the same options to continue it, or another run folder")
 
@@ -239,6 +221,11 @@ class _Batches(Sampler[list[int]]):
     """Sample numbers of each step from `first` epochs on; every process takes its share of the same global batch."""
 
     def __init__(self, recipe: Recipe, first: int, last: int, rank: int, processes: int) -> None:
+        if recipe.batch % processes:
+            raise InputError(
+                f"a batch of {recipe.batch} cannot be shared evenly among {processes} processes; "
+                "start a number that divides it"
+            )
         self.steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
         self.batch, self.rank, self.processes = recipe.batch, rank, processes
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from l2snet.training.distributed import total
+
 # Added above and below the Dice fraction: a batch without lesion has Dice 1 when nothing is predicted.
 DICE_SMOOTHING = 1.0
 
@@ -15,26 +17,36 @@ DICE_SMOOTHING = 1.0
 class BceDice(nn.Module):
     """`bce_dice` as the training loop calls a loss: on the network's output and the sample."""
 
+    def __init__(self, bce_weight: float = 1.0) -> None:
+        super().__init__()
+        self.bce_weight = bce_weight
+
     def forward(self, output: Tensor, sample: Mapping[str, Tensor]) -> Tensor:
         """`output` (n, 1, ...) are logits; the sample has `truth` and, in phase 2, `weight`."""
-        return bce_dice(output, sample["truth"], sample.get("weight"))
+        return bce_dice(output, sample["truth"], sample.get("weight"), self.bce_weight)
 
 
-def bce_dice(logits: Tensor, truth: Tensor, weight: Tensor | None = None, dice_weight: float = 1.0) -> Tensor:
-    """BCE^w + dice_weight x Dice^w, a scalar.
+def bce_dice(logits: Tensor, truth: Tensor, weight: Tensor | None = None, bce_weight: float = 1.0) -> Tensor:
+    """bce_weight x BCE^w + Dice^w, a scalar.
 
     Parameters
     ----------
     logits, truth : (n, 1, ...); truth is 0 or 1.
     weight : (n, 1, ...) voxel weights, 1 + P_loc in phase 2; None for 1 everywhere (phase 1).
         BCE^w = sum(w bce) / sum(w); Dice^w = 1 - (2 sum(w p g) + e) / (sum(w p) + sum(w g) + e), over the whole batch,
-        so that it is defined on slices without lesion (four in five are).
+        of all processes, so that it is defined on slices without lesion (four in five are).
     """
     logits, truth = logits.float(), truth.float()
     weight = torch.ones_like(truth) if weight is None else weight.float()
     bce = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = torch.sigmoid(logits)
-    overlap = (weight * probability * truth).sum()
-    total = (weight * probability).sum() + (weight * truth).sum()
-    dice = (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
-    return (weight * bce).sum() / weight.sum() + dice_weight * (1 - dice)
+    sums = [
+        (weight * probability * truth).sum(),
+        (weight * probability).sum() + (weight * truth).sum(),
+        (weight * bce).sum(),
+        weight.sum(),
+    ]
+    overlap, both, entropy, weights = total(torch.stack(sums))
+    dice = (2 * overlap + DICE_SMOOTHING) / (both + DICE_SMOOTHING)
+    loss: Tensor = bce_weight * entropy / weights + 1 - dice
+    return loss

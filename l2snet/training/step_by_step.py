@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
@@ -14,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from l2snet.errors import InputError
 from l2snet.networks import build
 from l2snet.prepare.store import prepare_store
 from l2snet.training.datasets import Sample, random_start, read_crop
+from l2snet.training.distributed import processes, total, whole_batch
 from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.store import StoredCase, open_store
 from l2snet.training.surroundings import LESION_LEVEL
-from l2snet.training.train import learnt_from, start_from
-
-logger = logging.getLogger(__name__)
+from l2snet.training.train import check_names, learnt_from, start_from, tell_without_ct
 
 # What the network's channels are; the first is a mask, the others images in the input's intensities.
 CHANNELS = ("lesion", "D1 PET", "D1 CT", "D2 PET", "D2 CT", "D3 PET", "whole PET", "whole CT")
@@ -77,7 +74,7 @@ class AutomaticWeightedLoss(nn.Module):
 class StepByStepLoss(nn.Module):
     """DiceFocal on the lesion, mean squared error on each other channel, weighted automatically (section 2.2).
 
-    Dice is of the whole batch: of one crop without a lesion it would be 1 whatever is predicted.
+    Dice is of the whole batch, of all processes: of one crop without a lesion it would be 1 whatever is predicted.
 
     Parameters
     ----------
@@ -100,8 +97,8 @@ class StepByStepLoss(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             truth = channels(sample["image"].float(), sample["levels"])[:, : output.shape[1]]
-            squared = ((output - truth) ** 2).mean(dim=(0, 2, 3, 4))
-            mask: Tensor = self.mask_loss(output[:, :1], truth[:, :1])
+            squared = total(((output - truth) ** 2).mean(dim=(0, 2, 3, 4))) / processes()
+            mask: Tensor = self.mask_loss(whole_batch(output[:, :1]), whole_batch(truth[:, :1]))
             return torch.cat([mask.reshape(1), squared[1:]])
 
 
@@ -164,25 +161,13 @@ def stored_cases(
 
     Raises
     ------
-    InputError : a name to hold out is not there, two cases have one name, or nothing is left of a folder.
+    InputError : see `check_names`.
     """
-    cases: dict[str, StoredCase] = {}
-    for source, root in enumerate(data):
-        path = root if root.is_file() else _store_of(root, cache, resample_ct)
-        for case in open_store(path, source):
-            if case.name in cases:
-                raise InputError(f"{case.name} is in {cases[case.name].suv.path} and in {path}; leave one of them out")
-            cases[case.name] = case
-    unknown = sorted(set(hold_out) - set(cases))
-    if unknown:
-        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(cases)} cases of the data")
-    kept = [case for name, case in cases.items() if name not in hold_out]
-    for source, root in enumerate(data):
-        if all(case.source != source for case in kept):
-            raise InputError(f"all cases of {root} are held out; nothing is left to train on")
-    without_ct = sum(case.ct is None for case in kept)
-    if without_ct:
-        logger.warning("%d of %d cases have no CT", without_ct, len(kept))
+    paths = [root if root.is_file() else _store_of(root, cache, resample_ct) for root in data]
+    cases = [case for source, path in enumerate(paths) for case in open_store(path, source)]
+    check_names([(case.name, case.source, case.suv.path) for case in cases], data, hold_out)
+    kept = [case for case in cases if case.name not in hold_out]
+    tell_without_ct(kept)
     return kept
 
 

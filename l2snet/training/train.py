@@ -23,6 +23,7 @@ from l2snet.sources.autopet import find_studies, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
 from l2snet.training.datasets import SliceDataset, WindowDataset
 from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
+from l2snet.training.losses import BceDice
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.weights import NETWORK, read_config, sha256
 
@@ -36,29 +37,53 @@ def cached_cases(
 
     Raises
     ------
-    InputError : a name to hold out is not there, a study cannot be used, or nothing is left of a folder.
+    InputError : a study cannot be used; or see `check_names`.
     """
     found = [(folder, source) for source, root in enumerate(data) for folder in find_studies(root)]
-    studies = {folder.name: folder for folder, _ in found}
-    if len(studies) < len(found):
-        twice = next(folder for folder, _ in found if studies[folder.name] != folder)
-        raise InputError(f"{twice} and {studies[twice.name]} have one name; rename one, since cases go by folder name")
-    roots = ", ".join(str(root) for root in data)
-    unknown = sorted(set(hold_out) - set(studies))
-    if unknown:
-        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(studies)} studies under {roots}")
+    check_names([(folder.name, source, folder) for folder, source in found], data, hold_out)
     kept = [(folder, source) for folder, source in found if folder.name not in hold_out]
-    for source, root in enumerate(data):
-        if all(source != other for _, other in kept):
-            raise InputError(f"all studies under {root} are held out; nothing is left to train on")
     cases = [
         replace(cache_study(folder, cache, resample_ct), source=source)
         for folder, source in track(kept, "cached cases", len(kept))
     ]
+    tell_without_ct(cases)
+    return cases
+
+
+def check_names(cases: Sequence[tuple[str, int, Path]], data: Sequence[Path], hold_out: Set[str]) -> None:
+    """Refuse names that are not unique, and names to hold out that make no sense.
+
+    Parameters
+    ----------
+    cases : name, number of the data folder, and place of every case of the data.
+
+    Raises
+    ------
+    InputError : two cases have one name, a name to hold out is not there, or nothing is left of a folder.
+    """
+    places: dict[str, Path] = {}
+    for name, _, place in cases:
+        if name in places:
+            raise InputError(
+                f"two cases are named {name}, in {places[name]} and in {place}; rename one, or leave it out, "
+                "since cases go by name"
+            )
+        places[name] = place
+    unknown = sorted(set(hold_out) - set(places))
+    if unknown:
+        roots = ", ".join(str(root) for root in data)
+        raise InputError(f"{', '.join(unknown)} cannot be held out: not among the {len(places)} cases of {roots}")
+    left = {source for name, source, _ in cases if name not in hold_out}
+    for source, root in enumerate(data):
+        if source not in left:
+            raise InputError(f"all cases of {root} are held out; nothing is left to train on")
+
+
+def tell_without_ct(cases: Sequence[TrainingCase]) -> None:
+    """Log how many cases have no CT, if any."""
     without_ct = sum(case.ct is None for case in cases)
     if without_ct:
         logger.warning("%d of %d cases have no CT", without_ct, len(cases))
-    return cases
 
 
 class TrainingCase(Protocol):
@@ -67,6 +92,10 @@ class TrainingCase(Protocol):
     @property
     def name(self) -> str:
         """The case's name."""
+
+    @property
+    def ct(self) -> object | None:
+        """Its CT, or None."""
 
     @property
     def donors(self) -> Sequence[str]:
@@ -120,7 +149,9 @@ def train_localizer(
             "give a local file of timm's with --encoder-weights FILE, or none"
         ) from error
     start_from(network, recipe, pretrained, run)
-    return fit(network, SliceDataset(cases, recipe), recipe, run, learnt_from(cases), device, workers, stop_after)
+    loss = BceDice(recipe.bce_weight)
+    data = SliceDataset(cases, recipe)
+    return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, criterion=loss)
 
 
 def train_segmenter(
@@ -137,9 +168,9 @@ def train_segmenter(
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
-    return fit(
-        network, WindowDataset(cases, recipe), recipe, run, learnt_from(cases), device, workers, stop_after, compiled
-    )
+    loss = BceDice(recipe.bce_weight)
+    data = WindowDataset(cases, recipe)
+    return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, compiled, loss)
 
 
 def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run: Path) -> None:
