@@ -8,32 +8,53 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2snet import __version__
 from l2snet.case import Case
 from l2snet.errors import InputError, OutputError
 from l2snet.pipeline import Method, Segmentation
+from l2snet.results import Measuring, write_measured
 from l2snet.sources import challenge
 from l2snet.volume import write_volume
+
+if TYPE_CHECKING:
+    from l2snet.report.casepage import Options
 
 logger = logging.getLogger(__name__)
 
 MANIFEST, PROBABILITY, CUE, PICTURE = "manifest.json", "probability.mha", "cue.mha", "projection.png"
-PACKAGES = ("numpy", "scipy", "SimpleITK", "nibabel", "openvino", "onnxruntime-gpu", "onnxruntime")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "nibabel",
+    "openvino",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "connected-components-3d",
+    "pydicom",
+    "highdicom",
+)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is written beside the mask."""
+    """What is written beside the mask; `measuring` adds the lesion table and other formats, and may thin the mask.
+
+    `report` is what the report's page holds; None: no report.
+    """
 
     probability: bool = False
     cue: bool = False
     picture: bool = False
     manifest: bool = True
+    measuring: Measuring | None = None
+    report: Options | None = None
 
 
 def check_output(folder: Path) -> None:
@@ -62,21 +83,53 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     InputError, OutputError : see there.
     """
     began = time.perf_counter()
-    _make_way(output, case.name)
+    make_way(output, case.name)
     result = method.segment(case)
+    return write_result(case, result, method, output, wanted, reading_seconds, began)
+
+
+def write_result(
+    case: Case,
+    result: Segmentation,
+    method: Method,
+    output: Path,
+    wanted: Wanted,
+    reading_seconds: float,
+    began: float,
+    more: Mapping[str, object] | None = None,
+) -> Path:
+    """Write what is wanted of a result, the mask last; returns its path.
+
+    Parameters
+    ----------
+    began : `time.perf_counter()` when the case had been read.
+    more : entries of the manifest, in place of its own of that name.
+
+    Raises
+    ------
+    InputError, OutputError : see there.
+    """
     if wanted.cue and result.cue is None:
         raise InputError("--cue was given, and this method has no location cue; leave it out")
+    record: dict[str, object] = {}
+    if wanted.measuring is not None:
+        result, record = write_measured(case, result, method, output, wanted.measuring)
     if wanted.probability:
         write_volume(result.probability, output / PROBABILITY, compress=False)
     if wanted.cue and result.cue is not None:
         write_volume(result.cue, output / CUE, compress=False)
     if wanted.picture:
+        from l2snet.measure.lesions import label_lesions
         from l2snet.report.pictures import projection_picture
 
-        projection_picture(case.suv, result.mask, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
+        labels = case.suv.with_array(label_lesions(result.mask.array, case.suv.array, case.geometry.voxel_ml))
+        projection_picture(case.suv, labels, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
+    total = reading_seconds + time.perf_counter() - began
+    entries = {**manifest(case, result, method, reading_seconds, total), **record, **(more or {})}
+    if wanted.report is not None:
+        _write_report(case, result, entries, output, wanted.measuring, wanted.report)
     if wanted.manifest:
-        total = reading_seconds + time.perf_counter() - began
-        text = json.dumps(manifest(case, result, method, reading_seconds, total), indent=2) + "\n"
+        text = json.dumps(entries, indent=2) + "\n"
         try:
             (output / MANIFEST).write_text(text, "utf-8")
         except OSError as error:
@@ -87,8 +140,29 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     return path
 
 
-def _make_way(output: Path, name: str) -> None:
-    """Remove an earlier mask of this case, so that a failure leaves none, and refuse to add to another case's."""
+def _write_report(
+    case: Case,
+    result: Segmentation,
+    entries: Mapping[str, object],
+    output: Path,
+    measuring: Measuring | None,
+    options: Options,
+) -> None:
+    from l2snet.report.files import REPORT, write_files
+    from l2snet.report.findings import find
+
+    subject = measuring.source.subject if measuring is not None and measuring.source is not None else None
+    found = find(case, result.mask.array, result.probability, result.cue, entries, subject)
+    write_files(found, output / REPORT, options, pictures=False)
+
+
+def make_way(output: Path, name: str) -> None:
+    """Remove an earlier mask of this case, so that a failure leaves none, and refuse to add to another case's.
+
+    Raises
+    ------
+    OutputError : says which.
+    """
     mask = challenge.mask_path(output, name)
     others = [path.name for path in mask.parent.glob("*") if path != mask and not path.name.startswith(".")]
     if others:

@@ -29,12 +29,6 @@ from dicom_files import (
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    EnhancedCTImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
-)
 
 from l2snet.errors import InputError
 from l2snet.sources.dicom import (
@@ -267,25 +261,6 @@ def test_two_pets_are_listed_and_one_can_be_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"1\.2\.3\.1\).*1\.2\.3\.77.*--series UID"):
         choose_pet(series_of(tmp_path), ())
     assert choose_pet(series_of(tmp_path), {OTHER}).uid == OTHER
-
-
-@pytest.mark.parametrize(
-    ("what", "storage"),
-    [
-        ("PET", EnhancedPETImageStorage),
-        ("PET", LegacyConvertedEnhancedPETImageStorage),
-        ("CT", EnhancedCTImageStorage),
-        ("CT", LegacyConvertedEnhancedCTImageStorage),
-    ],
-)
-def test_enhanced_images_are_refused_by_name(tmp_path: Path, what: str, storage: str):
-    write_study(tmp_path)
-    (folder,) = tmp_path.glob(f"*-{what}")
-    for path in sorted(folder.iterdir())[1:]:
-        path.unlink()
-    edit(folder / "1-001.dcm", SOPClassUID=storage, NumberOfFrames=5)
-    with pytest.raises(InputError, match=rf"is enhanced \(multi-frame\) DICOM: '{what} WB' .* as classic DICOM"):
-        choose(tmp_path)
 
 
 def choose(folder: Path, *wanted: str) -> tuple[str, float]:

@@ -158,6 +158,24 @@ def test_lean_body_suv_and_two_injections_are_refused():
         suv_factors([HEADER, replace(HEADER, dose_bq=1e8)], QIBA)
 
 
+@pytest.mark.parametrize(
+    ("units", "kind", "scale"),
+    [
+        ("GML", None, 1.0),
+        ("GML", "BW", 1.0),
+        ("GML", "LBMJANMA", 70 / 55.852),  # lean mass of 70 kg and 1.75 m, see test_measure
+        ("CM2ML", "BSA", 70000 / 18481),  # g over cm2
+        ("CM2ML", None, 70000 / 18481),
+    ],
+)
+def test_suv_by_lean_mass_or_surface_is_turned_into_that_by_weight(units: str, kind: str | None, scale: float):
+    header = replace(HEADER, units=units, suv_type=kind, height_m=1.75, sex="M")
+    assert factor(header) == pytest.approx(scale, rel=1e-4)
+    if scale != 1:
+        with pytest.raises(InputError, match="PatientSize is missing"):
+            factor(replace(header, height_m=None))
+
+
 def test_a_number_that_is_none_is_refused():
     with pytest.raises(InputError, match="PatientWeight is 'heavy'"):
         PetHeader.from_keywords({"PatientWeight": "heavy"})

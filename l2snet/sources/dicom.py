@@ -21,17 +21,12 @@ from pydicom.errors import InvalidDicomError
 
 from l2snet.case import MIN_SLICES
 from l2snet.errors import InputError
+from l2snet.sources.dicom_enhanced import CT_IMAGE, ENHANCED, PET_IMAGE, frames
 from l2snet.sources.dicom_series import Series, stack
 from l2snet.volume import Geometry
 
 PET, CT, SEG = "PT", "CT", "SEG"
-PET_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-# All slices in one file: made so by the scanner, or converted from classic files.
-ENHANCED = {
-    PET_IMAGE: {"1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"},
-    CT_IMAGE: {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"},
-}
 # Scouts and projections have the storage class of slices.
 NO_SLICES = {"LOCALIZER", "MIP", "PROJECTION IMAGE"}
 # Two CTs that cover the PET alike are two reconstructions of one scan.
@@ -49,15 +44,19 @@ class DicomStudy:
     folders: tuple[Path, ...]
 
 
-def find_dicom_studies(root: Path) -> list[DicomStudy]:
+def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStudy]:
     """The studies under `root`, in order of patient and name; one header of every folder is read.
 
     A study takes its name, and its patient's, from its folders (PATIENT/STUDY/SERIES, as the TCIA's downloader lays
     them out); where these say nothing, from StudyInstanceUID and PatientID.
 
+    Parameters
+    ----------
+    patients_once : refuse folders that make several patients of one PatientID.
+
     Raises
     ------
-    InputError : there is no DICOM file, or the folders make several patients of one PatientID.
+    InputError : there is no DICOM file, or a patient is refused.
     """
     folders: dict[str, list[Path]] = defaultdict(list)
     patients: dict[str, str] = {}
@@ -77,7 +76,8 @@ def find_dicom_studies(root: Path) -> list[DicomStudy]:
         name = parts[-1] if parts and (patient, parts[-1]) not in taken else uid
         taken.add((patient, name))
         studies.append(DicomStudy(uid, patient, name, tuple(sorted(found))))
-    _check_patients(studies, patients)
+    if patients_once:
+        _check_patients(studies, patients)
     return sorted(studies, key=lambda study: (study.patient, study.name))
 
 
@@ -108,7 +108,7 @@ def read_series(study: DicomStudy) -> list[Series]:
                 continue
             if str(header.get("StudyInstanceUID", "")) != study.uid:
                 raise InputError(f"{folder} holds files of more than one study; give every study a folder of its own")
-            series[str(header.get("SeriesInstanceUID", ""))].append(header)
+            series[str(header.get("SeriesInstanceUID", ""))].extend(frames(header))
     return [Series(uid, tuple(headers)) for uid, headers in sorted(series.items())]
 
 
@@ -187,21 +187,14 @@ def _is_segmentation(series: Series) -> bool:
 
 
 def _images(series: Sequence[Series], modality: str, storage: str) -> list[Series]:
-    images = [
+    return [
         s
         for s in series
         if s.first.get("Modality") == modality
-        and s.first.get("SOPClassUID") == storage
+        and s.first.get("SOPClassUID") in {storage, *ENHANCED[storage]}
         and not NO_SLICES & set(_texts(s.first, "ImageType"))
         and len(s.headers) >= MIN_SLICES
     ]
-    enhanced = [s for s in series if s.first.get("SOPClassUID") in ENHANCED[storage]]
-    if enhanced and not images:
-        raise InputError(
-            f"the {modality} is enhanced (multi-frame) DICOM: {_listed(enhanced)}; expected one file a slice: export "
-            "it as classic DICOM"
-        )
-    return images
 
 
 def _wanted(series: list[Series], wanted: Collection[str]) -> list[Series]:

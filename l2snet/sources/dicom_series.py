@@ -28,7 +28,7 @@ _RESCALE = ("RescaleSlope", "RescaleIntercept")
 
 @dataclass(frozen=True)
 class Series:
-    """One series; `headers` have no pixels and are in order of their files' names."""
+    """One series; `headers` have no pixels, one a slice, and are in order of their files' names (and frames)."""
 
     uid: str
     headers: tuple[Dataset, ...]
@@ -41,7 +41,7 @@ class Series:
     def __str__(self) -> str:
         """As errors and records call it."""
         description = str(self.first.get("SeriesDescription") or "no description")
-        return f"{description!r} ({len(self.headers)} files, {self.uid})"
+        return f"{description!r} ({len(self.headers)} slices, {self.uid})"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_pet(series: Series, convention: TimeConvention) -> tuple[Volume, Volume
     InputError : the slices make no stack, a pixel array cannot be read, or the header does not give SUV.
     """
     stacked = stack(series, "PET")
-    factors = suv_factors([_pet_header(header) for header in series.headers], convention)
+    factors = suv_factors([pet_header(header) for header in series.headers], convention)
     by_file = dict(zip((header.filename for header in series.headers), factors.values, strict=True))
     values = _voxels(stacked, "PET")
     per_slice = np.array([by_file[header.filename] for header in stacked.headers], dtype=np.float32)
@@ -147,24 +147,41 @@ def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str)
 def _voxels(stacked: Stack, what: str) -> Array:
     """(z, y, x) float32, each slice by its own RescaleSlope and RescaleIntercept."""
     voxels = np.empty(stacked.geometry.size, dtype=np.float32)
+    file: tuple[Path, Array] | None = None
     for target, header in zip(voxels, stacked.headers, strict=True):
         path = Path(str(header.filename))
         slope, intercept = (_numbers(header, k, 1, f"{what} {path.name}")[0] for k in _RESCALE)
-        try:
-            stored = dcmread(path).pixel_array
-            if stored.shape != target.shape:
-                raise ValueError(f"{stored.shape} pixels, {target.shape} promised")
-        except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError) as error:
-            syntax = header.file_meta.TransferSyntaxUID.name
+        if file is None or file[0] != path:  # all frames of a multi-frame file are decoded at once
+            file = path, _stored(path, header, what)
+        frame = file[1].reshape(-1, *file[1].shape[-2:])[int(header.get("ReferencedFrameNumber") or 1) - 1]
+        if frame.shape != target.shape:
             raise InputError(
-                f"{what} {path.name} ({syntax}) cannot be read: {reason(error)}; copy it again, or store it "
-                "uncompressed (gdcmconv --raw)"
-            ) from error
-        target[...] = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+                f"{what} {path.name} cannot be read: {frame.shape} pixels, {target.shape} promised; copy it again"
+            )
+        target[...] = frame.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return voxels
 
 
-def _pet_header(header: Dataset) -> PetHeader:
+def _stored(path: Path, header: Dataset, what: str) -> Array:
+    """A file's pixels as they are stored, decompressed."""
+    try:
+        pixels: Array = dcmread(path).pixel_array
+    except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError) as error:
+        syntax = header.file_meta.TransferSyntaxUID.name
+        raise InputError(
+            f"{what} {path.name} ({syntax}) cannot be read: {reason(error)}; copy it again, or store it uncompressed "
+            "(gdcmconv --raw)"
+        ) from error
+    return pixels
+
+
+def pet_header(header: Dataset) -> PetHeader:
+    """What SUV needs of a slice.
+
+    Raises
+    ------
+    InputError : it lists several injections, or a number is none.
+    """
     injections = header.get("RadiopharmaceuticalInformationSequence") or [Dataset()]
     if len(injections) > 1:
         raise InputError(

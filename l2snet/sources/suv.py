@@ -17,15 +17,18 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from l2snet.errors import InputError
+from l2snet.subject import WEIGHT_KG, Subject, SuvType
 
 # Ten half-lives leave a thousandth of the dose: nobody scans later, so the dates must be wrong.
 MAX_DELAY_HALF_LIVES = 10
-# Patients: the smallest newborn to the largest adult; beyond them the unit is not kg.
-WEIGHT_KG = (0.3, 400.0)
 # A dose below 0.1 MBq gives no image; such a number is in MBq or mCi.
 MIN_DOSE_BQ = 1e5
 # Where a time has no date, any day serves.
 ANY_DAY = datetime(2000, 1, 1, tzinfo=UTC)
+
+# Units of SUV, and what it is normalised by where SUVType does not say; the types that are turned into body weight.
+STATED_SUV = {"GML": "BW", "CM2ML": "BSA"}
+SUV_TYPES = {"BW": SuvType.bw, "LBMJANMA": SuvType.lbm, "BSA": SuvType.bsa}
 
 TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2}(?:\.\d{0,6})?)?")
 DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})")
@@ -61,6 +64,8 @@ class PetHeader:
     frame_reference_time_ms: float | None = None
     actual_frame_duration_ms: float | None = None
     weight_kg: float | None = None
+    height_m: float | None = None
+    sex: str | None = None
     dose_bq: float | None = None
     half_life_s: float | None = None
     injection_time: str | None = None
@@ -79,6 +84,11 @@ class PetHeader:
         """
         return cls(**{name: _value(keyword, values.get(keyword)) for name, keyword in KEYWORDS.items()})
 
+    @property
+    def subject(self) -> Subject:
+        """The patient's body."""
+        return Subject(self.weight_kg, self.height_m, self.sex)
+
 
 # Attribute of PetHeader to DICOM keyword; the last three are private fields, named here.
 KEYWORDS = {
@@ -94,6 +104,8 @@ KEYWORDS = {
     "frame_reference_time_ms": "FrameReferenceTime",
     "actual_frame_duration_ms": "ActualFrameDuration",
     "weight_kg": "PatientWeight",
+    "height_m": "PatientSize",
+    "sex": "PatientSex",
     "dose_bq": "RadionuclideTotalDose",
     "half_life_s": "RadionuclideHalfLife",
     "injection_time": "RadiopharmaceuticalStartTime",
@@ -102,7 +114,7 @@ KEYWORDS = {
     "philips_suv_factor": "PhilipsSUVScaleFactor",
     "philips_activity_factor": "PhilipsActivityConcentrationScaleFactor",
 }
-_NUMBERS = {name for name in KEYWORDS if name.endswith(("_ms", "_kg", "_bq", "_s", "_factor"))}
+_NUMBERS = {name for name in KEYWORDS if name.endswith(("_ms", "_kg", "_m", "_bq", "_s", "_factor"))}
 _NUMBER_KEYWORDS = {KEYWORDS[name] for name in _NUMBERS}
 # Fields of the injection and the series: they cannot differ between the slices of one PET.
 _OF_THE_SERIES = (
@@ -146,17 +158,25 @@ def suv_factors(slices: Sequence[PetHeader], convention: TimeConvention) -> SuvF
                 f"{KEYWORDS[name]} differs between the PET's slices ({listed}); expected one series of one injection: "
                 "take the other files out of the folder"
             )
-    if first.units == "GML":
-        if first.suv_type not in (None, "BW"):
-            raise InputError(
-                f"the PET's SUVType is {first.suv_type}; expected BW (body weight): use the series in BQML instead"
-            )
-        return SuvFactors((1.0,) * len(slices), "units GML: SUV already")
+    if first.units in STATED_SUV:
+        return _stated_factors(slices)
     if first.units == "CNTS":
         return _philips_factors(slices, convention)
     if first.units != "BQML":
-        raise InputError(f"the PET's Units are {first.units or 'missing'}; expected BQML, GML or Philips' CNTS")
+        raise InputError(f"the PET's Units are {first.units or 'missing'}; expected BQML, GML, CM2ML or Philips' CNTS")
     return _activity_factors(slices, convention)
+
+
+def _stated_factors(slices: Sequence[PetHeader]) -> SuvFactors:
+    """Of a PET that is SUV already, by body weight or by something else of the body."""
+    first = slices[0]
+    kind = first.suv_type or STATED_SUV[first.units or ""]
+    if kind not in SUV_TYPES:
+        raise InputError(
+            f"the PET's SUVType is {kind}; expected {', '.join(SUV_TYPES)}: use the series in BQML instead"
+        )
+    factor = 1.0 / first.subject.suv_scale(SUV_TYPES[kind])
+    return SuvFactors((factor,) * len(slices), f"units {first.units}: SUV ({kind}) already")
 
 
 def _philips_factors(slices: Sequence[PetHeader], convention: TimeConvention) -> SuvFactors:

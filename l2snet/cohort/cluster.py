@@ -1,0 +1,106 @@
+"""A cohort on several machines by Ray: a task a case; weights are loaded once a worker process, which does many cases.
+
+A worker or machine that dies in mid-case costs that case one retry, for results are renamed into place.
+Machines must see ROOT and OUT under the same paths, and have this program installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from l2snet.cohort.cases import CohortCase
+from l2snet.cohort.plan import Outcome, Plan
+from l2snet.errors import InputError, MissingPackageError, reason
+from l2snet.pipeline import Method
+
+# How often a case whose worker died is tried again.
+RETRIES = 1
+# A cluster's head answers sooner.
+KNOCK_S = 15.0
+# What this process, where it is a worker, segments with, by `Plan.made_by`.
+_loaded: dict[str, Method] = {}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where tasks run and what each takes.
+
+    Attributes
+    ----------
+    address : of a running Ray cluster, HOST:PORT, or "auto" for that of this machine.
+    cpus, gpus : of a case; a share of a GPU, such as 0.5, puts several cases on it.
+    """
+
+    address: str
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __call__(self, plan: Plan, cases: Sequence[CohortCase]) -> Iterator[Outcome]:
+        """Outcomes as they are done.
+
+        Raises
+        ------
+        InputError : there is no cluster at the address.
+        MissingPackageError : Ray is not installed.
+        """
+        if not cases:
+            return
+        ray = _connect(self.address)
+        try:
+            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_do)
+            shared = ray.put(plan)
+            waiting = {task.remote(shared, case): case for case in cases}
+            while waiting:
+                (ready,), _ = ray.wait(list(waiting), num_returns=1)
+                yield _outcome(ray, ready, waiting.pop(ready))
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError("--ray", "cluster") from error
+    try:
+        _knock(address)  # Ray itself would knock for many minutes
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({reason(error)}); start one: ray start --head"
+        ) from error
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT, ValueError where that is no port."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        with socket.create_connection((host, int(port)), timeout=KNOCK_S):
+            pass
+
+
+def _outcome(ray: Any, ready: Any, case: CohortCase) -> Outcome:
+    try:
+        outcome: Outcome = ray.get(ready)
+    except ray.exceptions.RayTaskError as error:  # before or after the case itself: weights, or the task's own code
+        return Outcome(case.name, error=case.told(f"its worker could not begin: {reason(error)}"))
+    except ray.exceptions.RayError:
+        sentence = f"its worker died {RETRIES + 1} times, out of memory perhaps; give each case more --cpus-per-case"
+        return Outcome(case.name, error=sentence)
+    return outcome
+
+
+def _do(plan: Plan, case: CohortCase) -> Outcome:
+    """In a worker."""
+    logging.getLogger("l2snet").setLevel(logging.WARNING)
+    if plan.made_by not in _loaded:
+        _loaded.clear()
+        _loaded[plan.made_by] = plan.load()
+    return plan.do(case, _loaded[plan.made_by])

@@ -1,0 +1,146 @@
+"""How one case of a cohort is done: read, segmented, measured, written; and how it is told that it is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from l2snet.cohort.cases import CohortCase
+from l2snet.errors import L2SNetError, reason
+from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
+from l2snet.pipeline import Method, Segmentation
+from l2snet.predict import MANIFEST, PROBABILITY, Wanted, make_way, write_result
+from l2snet.results import Measuring
+from l2snet.sources import challenge
+from l2snet.sources.inputs import Reading, Source, read_input
+from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES
+
+Row = dict[str, Any]
+# Whatever a case's folder may hold beside its mask.
+LEFT_OVER = (
+    *(MANIFEST, PROBABILITY, LESIONS, PATIENT, MEASUREMENTS),
+    *FILES.values(),
+    *(f"{name}{suffix}" for name in IMAGE_NAMES for suffix in IMAGES.values()),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: the patient's row of its table, or the sentence that says why there is none."""
+
+    name: str
+    row: Row = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with every case; picklable.
+
+    Attributes
+    ----------
+    out : gets a folder a case.
+    load : makes the method, once a process.
+    made_by : hash of what makes a result what it is, from `made_by`.
+    """
+
+    out: Path
+    load: Callable[[], Method]
+    made_by: str
+    reading: Reading = field(default_factory=Reading)
+    measuring: Measuring = field(default_factory=Measuring)
+    probability: bool = False
+
+    def folder(self, case: CohortCase) -> Path:
+        """Where a case's results go."""
+        return self.out / case.name
+
+    def finished(self, case: CohortCase) -> Row | None:
+        """The row of a case whose result is complete and made by the same weights and options; None of any other."""
+        folder = self.folder(case)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads((folder / MANIFEST).read_text("utf-8"))["made_by"] == self.made_by:
+                row: Row = json.loads((folder / MEASUREMENTS).read_text("utf-8"))["patient"]
+                return row if challenge.mask_path(folder, _file_name(case)).is_file() else None
+        return None
+
+    def read(self, case: CohortCase) -> tuple[Source, float]:
+        """A case under its name in the cohort, and the seconds it took.
+
+        Raises
+        ------
+        L2SNetError : it cannot be used.
+        """
+        began = time.perf_counter()
+        source = read_input(case.folder, self.reading)
+        renamed = replace(source.case, name=_file_name(case))
+        dicom = source.dicom
+        if dicom is not None:
+            kept = {k: v for k, v in dicom.record.items() if not (case.anonymous and k.endswith(("_uid", "_series")))}
+            dicom = replace(dicom, case=renamed, record=kept)
+        return Source(renamed, dicom), time.perf_counter() - began
+
+    def make_way(self, case: CohortCase) -> None:
+        """Remove what an earlier run left of a case, so that a failure leaves nothing that looks like a result.
+
+        Raises
+        ------
+        OutputError : another case's result is there, or it cannot be removed.
+        """
+        folder = self.folder(case)
+        make_way(folder, _file_name(case))
+        for name in LEFT_OVER:
+            (folder / name).unlink(missing_ok=True)
+
+    def write(self, case: CohortCase, source: Source, result: Segmentation, method: Method, read_seconds: float) -> Row:
+        """Write a result; its row.
+
+        Raises
+        ------
+        L2SNetError : it cannot be measured or written.
+        """
+        folder = self.folder(case)
+        wanted = Wanted(probability=self.probability, measuring=replace(self.measuring, source=source.dicom))
+        more = {"made_by": self.made_by, "seconds": {"read": round(read_seconds, 3), **result.seconds}}
+        write_result(source.case, result, method, folder, wanted, read_seconds, time.perf_counter(), more)
+        row: Row = json.loads((folder / MEASUREMENTS).read_text("utf-8"))["patient"]
+        return row
+
+    def do(self, case: CohortCase, method: Method) -> Outcome:
+        """One case from folder to folder; whatever goes wrong in it is its outcome, for the others must be done."""
+        try:
+            source, seconds = self.read(case)
+            self.make_way(case)
+            result = method.segment(source.case)
+            return Outcome(case.name, self.write(case, source, result, method, seconds))
+        except Exception as error:
+            return failed(case, error)
+
+
+def made_by(method: Method, precision: str, plan: Plan) -> str:
+    """Hash of weights, thresholds and options: another one is another result. The engine and device play no part."""
+    settings = {key: value for key, value in method.settings.items() if key != "engine"}
+    options = [precision, asdict(plan.reading), asdict(replace(plan.measuring, source=None)), plan.probability]
+    text = json.dumps([settings, options], sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def failed(case: CohortCase, error: BaseException) -> Outcome:
+    """The outcome of a case in which something went wrong."""
+    sentence = str(error) if isinstance(error, L2SNetError) else f"{type(error).__name__}: {reason(error)}"
+    return Outcome(case.name, error=case.told(sentence))
+
+
+def _plain(value: object) -> object:
+    """Sets in order; anything else as text."""
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _file_name(case: CohortCase) -> str:
+    return case.name.replace("/", "_")

@@ -1,0 +1,110 @@
+"""Enhanced (multi-frame) PET and CT: a header a frame, with the fields that classic files of one slice each have.
+
+Two kinds are met: made so by the scanner, or converted from classic files (which keeps their fields, DICOM PS3.3 A.70).
+The scanner's own say otherwise what SUV needs: units by a code (real world values), corrections by YES and NO, and the
+moment of the decay correction itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.dataset import FileDataset
+
+PET_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2"
+# Made so by the scanner, and converted from classic files.
+ENHANCED = {
+    PET_IMAGE: frozenset({"1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"}),
+    CT_IMAGE: frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}),
+}
+# Functional groups whose fields a classic header has at its top.
+GROUPS = (
+    "UnassignedSharedConvertedAttributesSequence",
+    "UnassignedPerFrameConvertedAttributesSequence",
+    "PixelMeasuresSequence",
+    "PlaneOrientationSequence",
+    "PlanePositionSequence",
+    "PixelValueTransformationSequence",
+    "FrameContentSequence",
+)
+FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
+# UCUM codes of real world values to Units of a classic PET.
+UNITS = {"Bq/ml": "BQML", "g/ml": "GML", "g/ml{SUVbw}": "GML", "{SUVbw}g/ml": "GML"}
+CORRECTIONS = {
+    "AttenuationCorrected": "ATTN",
+    "DecayCorrected": "DECY",
+    "ScatterCorrected": "SCAT",
+    "RandomsCorrected": "RAN",
+    "DeadTimeCorrected": "DTIM",
+}
+OFFSET = re.compile(r"[+-]\d{4}$")
+
+
+def frames(header: Dataset) -> tuple[Dataset, ...]:
+    """A header a frame of an enhanced PET or CT, numbered by ReferencedFrameNumber; any other header as it is."""
+    if not any(header.get("SOPClassUID") in classes for classes in ENHANCED.values()):
+        return (header,)
+    shared = (header.get(FRAMES[0]) or [Dataset()])[0]
+    return tuple(
+        _frame(header, (shared, item), number) for number, item in enumerate(header.get(FRAMES[1]) or [], start=1)
+    )
+
+
+def copied(header: Dataset) -> Dataset:
+    """A header of its own with the same elements: pydicom's copies share theirs."""
+    other = FileDataset("", {}, file_meta=getattr(header, "file_meta", None))
+    other.filename = header.get("filename", getattr(header, "filename", ""))
+    other.update(header)
+    return other
+
+
+def _frame(header: Dataset, groups: tuple[Dataset, ...], number: int) -> Dataset:
+    flat = copied(header)
+    for keyword in FRAMES:
+        if keyword in flat:
+            del flat[keyword]
+    for group in groups:
+        for keyword in GROUPS:
+            if group.get(keyword):
+                flat.update(group[keyword][0])
+        if group.get("RealWorldValueMappingSequence"):
+            _real_world(flat, group.RealWorldValueMappingSequence[0])
+    _times(flat)
+    if "CorrectedImage" not in flat:
+        flat.CorrectedImage = [name for keyword, name in CORRECTIONS.items() if flat.get(keyword) == "YES"]
+    flat.ReferencedFrameNumber = number
+    return flat
+
+
+def _real_world(flat: Dataset, mapping: Dataset) -> None:
+    """Units, and the line from stored values to them, where they are those of a PET."""
+    codes = mapping.get("MeasurementUnitsCodeSequence") or [Dataset()]
+    units = UNITS.get(str(codes[0].get("CodeValue", "")))
+    if units and "Units" not in flat and "RealWorldValueSlope" in mapping:
+        flat.Units = units
+        flat.RescaleSlope, flat.RescaleIntercept = (
+            f"{mapping.get(keyword, 0.0):.10g}" for keyword in ("RealWorldValueSlope", "RealWorldValueIntercept")
+        )
+
+
+def _times(flat: Dataset) -> None:
+    """Dates and times of a classic PET; the moment that decay was corrected to stands for series and acquisition."""
+    corrected: Any = flat.get("DecayCorrectionDateTime")
+    if "DecayCorrection" not in flat and flat.get("DecayCorrected"):
+        flat.DecayCorrection = "START" if flat.DecayCorrected == "YES" else "NONE"
+    if flat.get("DecayCorrected") == "YES" and corrected:
+        for name in ("Series", "Acquisition"):
+            _set_moment(flat, name, str(corrected))
+    elif flat.get("FrameAcquisitionDateTime") and not flat.get("AcquisitionTime"):
+        _set_moment(flat, "Acquisition", str(flat.FrameAcquisitionDateTime))
+    if flat.get("FrameAcquisitionDuration") and not flat.get("ActualFrameDuration"):
+        flat.ActualFrameDuration = round(float(flat.FrameAcquisitionDuration))
+
+
+def _set_moment(flat: Dataset, name: str, moment: str) -> None:
+    """From DICOM's date-time; one with an offset is local time by that offset, as the rest of the header is."""
+    local = OFFSET.sub("", moment.strip())
+    setattr(flat, f"{name}Date", local[:8])
+    setattr(flat, f"{name}Time", local[8:])

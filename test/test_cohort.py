@@ -1,0 +1,411 @@
+"""A cohort: what is a case, going on after a stop, bad cases, pseudonyms, and the same on a cluster.
+
+The networks answer with the PET over 10 (see test_cli), so that a case's mask is its voxels of SUV 8.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_files import STUDY, write_pet
+from test_cli import Ended, run, weights  # noqa: F401  # fixtures
+from test_dicom_predict import CUBE_ML, write_phantom
+
+from l2snet.case import Case
+from l2snet.cohort.cases import KEY, CohortCase, anonymise, find_cases
+from l2snet.cohort.cluster import Cluster
+from l2snet.cohort.plan import Plan, made_by
+from l2snet.cohort.run import TABLE, in_this_process, run_cohort
+from l2snet.errors import InputError, L2SNetError, OutputError
+from l2snet.pipeline import Method, Segmentation
+from l2snet.sources.inputs import Reading
+from l2snet.volume import read_volume, write_volume
+
+Run = Callable[..., Ended]
+WAITS_S = 900.0
+
+
+class Threshold:
+    """A method whose probability is SUV / 10 and whose mask is SUV 8; it counts what it is given."""
+
+    settings: dict[str, object] = {"method": "threshold", "engine": "numpy"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def segment(self, case: Case) -> Segmentation:
+        self.seen.append(case.name)
+        suv = case.suv
+        return Segmentation(
+            case.name, suv.with_array((suv.array == 8).astype(np.uint8)), suv.with_array(suv.array / 10), None
+        )
+
+
+def write_study(folder: Path, case: Case) -> Path:
+    assert case.ct is not None
+    write_volume(case.suv, folder / "SUV.nii.gz", compress=True)
+    write_volume(case.ct, folder / "CTres.nii.gz", compress=True)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, phantom: Callable[..., Case], write_case: Callable[[Path, Case], Path]) -> Path:
+    """Four cases, one of each kind and one that is damaged."""
+    write_study(tmp_path / "in" / "A nifti", phantom())
+    (tmp_path / "in" / "B broken").mkdir()
+    (tmp_path / "in" / "B broken" / "SUV.nii.gz").write_bytes(b"cut off")
+    write_case(tmp_path / "in" / "C container", phantom())
+    write_phantom(tmp_path / "in" / "D dicom", phantom())
+    return tmp_path / "in"
+
+
+def plan_of(out: Path, method: Method | None = None, **changes: Any) -> Plan:
+    used = method or Threshold()
+    plan = replace(Plan(out, lambda: used, ""), **changes)
+    return replace(plan, made_by=made_by(used, "exact", plan))
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / TABLE).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what is a case ---
+
+
+def test_cases_are_found_at_any_depth_and_none_is_passed_over(root: Path, phantom: Callable[..., Case]):
+    write_study(root / "E patient" / "first", phantom())
+    write_study(root / "E patient" / "second", phantom())
+    write_pet(root / "F patient" / "one" / "PET", StudyInstanceUID="1.2.5")
+    write_pet(root / "F patient" / "two" / "PET", StudyInstanceUID="1.2.6")
+    (root / "G empty").mkdir()
+    (root / ".hidden").mkdir()
+    (root / "notes.txt").write_text("a file", "utf-8")
+    assert [case.name for case in find_cases(root)] == [
+        *("A nifti", "B broken", "C container", "D dicom", "E patient/first", "E patient/second"),
+        *("F patient/one/PET", "F patient/two/PET", "G empty"),
+    ]
+    assert [case.name for case in find_cases(root / "A nifti")] == ["A nifti"]  # a study given as the root
+
+
+def test_a_root_without_cases_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        find_cases(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no folder; expected a study a folder"):
+        find_cases(tmp_path)
+
+
+# --- one process ---
+
+
+def test_a_bad_case_is_listed_and_the_rest_done(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    with pytest.raises(L2SNetError, match=r"1 of 4 cases failed; .*cohort\.csv says why"):
+        run_cohort(find_cases(root), plan_of(tmp_path / "out"), in_this_process)
+    rows = table(tmp_path / "out")
+    assert [(row["case"], row["status"]) for row in rows] == [
+        *(("A nifti", "done"), ("B broken", "failed"), ("C container", "done"), ("D dicom", "done")),
+    ]
+    assert "SUV.nii.gz cannot be read" in rows[1]["error"]
+    assert [row["study_uid"] for row in rows] == ["", "", "", STUDY]
+    for row in (rows[0], rows[2], rows[3]):
+        assert (row["lesions"], row["error"]) == ("1", "")
+        assert float(row["tmtv_ml"]) == pytest.approx(CUBE_ML, rel=1e-5)
+        mask = tmp_path / "out" / row["case"] / "images/automated-petct-lesion-segmentation" / f"{row['case']}.mha"
+        assert read_volume(mask, "mask").array.sum() == 64
+    assert "4 cases: 0 done before, 4 to do" in caplog.text
+    assert "2/4 B broken: PET: SUV.nii.gz cannot be read" in caplog.text
+    assert "1 lesions, 0.8 ml; 0 min left" in caplog.text
+    assert "PET WB" not in caplog.text  # a header's words
+    assert logging.getLogger("l2snet").level == logging.NOTSET
+
+
+def test_what_is_done_is_kept_and_the_rest_goes_on(root: Path, tmp_path: Path):
+    method, cases, out = Threshold(), find_cases(root), tmp_path / "out"
+
+    class Interrupted(Threshold):
+        def segment(self, case: Case) -> Segmentation:
+            if case.name == "D dicom":
+                raise KeyboardInterrupt
+            return super().segment(case)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cohort(cases, plan_of(out, Interrupted()), in_this_process)
+    assert [row["case"] for row in table(out)] == ["A nifti", "B broken"]  # C was still being written
+    with pytest.raises(L2SNetError, match="1 of 4"):
+        run_cohort(cases, plan_of(out, method), in_this_process)
+    assert method.seen == ["D dicom"]
+    interrupted = table(out)
+    with pytest.raises(L2SNetError, match="1 of 4"):
+        run_cohort(cases, plan_of(tmp_path / "fresh"), in_this_process)
+    assert table(tmp_path / "fresh") == interrupted
+
+
+def test_a_mended_case_is_done_and_a_damaged_result_done_again(
+    root: Path, tmp_path: Path, phantom: Callable[..., Case]
+):
+    out = tmp_path / "out"
+    with pytest.raises(L2SNetError):
+        run_cohort(find_cases(root), plan_of(out), in_this_process)
+    write_study(root / "B broken", phantom())
+    next((out / "A nifti").rglob("*.mha")).unlink()
+    method = Threshold()
+    run_cohort(find_cases(root), plan_of(out, method), in_this_process)
+    assert method.seen == ["A nifti", "B broken"]
+    assert {row["status"] for row in table(out)} == {"done"}
+
+
+@pytest.mark.parametrize("change", ["weights", "options"])
+def test_a_result_of_other_weights_or_options_is_made_again(tmp_path: Path, phantom: Callable[..., Case], change: str):
+    write_study(tmp_path / "in" / "A", phantom())
+    cases, out = find_cases(tmp_path / "in"), tmp_path / "out"
+    run_cohort(cases, plan_of(out, probability=True), in_this_process)
+    assert (out / "A" / "probability.mha").is_file()
+    method = Threshold()
+    if change == "weights":
+        method.settings = {**method.settings, "weights_sha256": "other"}
+        plan = plan_of(out, method, probability=True)
+    else:
+        plan = plan_of(out, method, reading=Reading(pet_only=True))
+    run_cohort(cases, plan, in_this_process)
+    assert method.seen == ["A"]
+    assert (out / "A" / "probability.mha").is_file() == (change == "weights")  # nothing is left of the earlier run
+    manifest = json.loads((out / "A" / "manifest.json").read_text("utf-8"))
+    assert manifest["made_by"] == plan.made_by
+    other_engine = Threshold()
+    other_engine.settings = {**method.settings, "engine": "a GPU"}
+    run_cohort(cases, plan_of(out, other_engine, reading=plan.reading, probability=plan.probability), in_this_process)
+    assert other_engine.seen == []
+
+
+def test_reading_segmenting_and_writing_overlap(tmp_path: Path, phantom: Callable[..., Case]):
+    """With a method of 0.3 s and reading of 0.3 s, four cases take about five steps and not eight."""
+    for name in "ABCD":
+        write_study(tmp_path / "in" / name, phantom())
+    moments: list[tuple[str, str]] = []
+
+    class Slow(Threshold):
+        def segment(self, case: Case) -> Segmentation:
+            time.sleep(0.3)
+            moments.append(("segmented", case.name))
+            return super().segment(case)
+
+    @dataclass(frozen=True)
+    class Watched(Plan):
+        def read(self, case: CohortCase) -> Any:
+            moments.append(("reading", case.name))
+            return super().read(case)
+
+    method = Slow()
+    plan = Watched(tmp_path / "out", lambda: method, "0")
+    list(in_this_process(plan, find_cases(tmp_path / "in")))
+    for here, following in zip("ABC", "BCD", strict=True):  # the next is being read while one is segmented
+        assert moments.index(("reading", following)) < moments.index(("segmented", here))
+    # and no more than the next: at most three cases are in memory
+    assert moments.index(("segmented", "A")) < moments.index(("reading", "C"))
+
+
+# --- names ---
+
+
+def test_anonymous_results_hold_no_name_and_keep_their_pseudonyms(
+    run: Run,  # noqa: F811
+    weights: Path,  # noqa: F811
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO")
+    write_pet(root / "E dicom" / "Doe^Jane" / "PET", StudyInstanceUID="1.2.777.8.9", RadionuclideTotalDose="0")
+    (root / "E dicom" / "Doe^Jane" / "PET" / "1-003.dcm").unlink()
+    arguments = ("cohort", root, tmp_path / "out", "--anonymous", "--weights", weights, "--device", "cpu")
+    ended = run(*arguments, "--format", "nifti")
+    assert ended.code == 1
+    rows = table(tmp_path / "out")
+    names = [row["case"] for row in rows]
+    assert all(name.startswith("case-") for name in names)
+    assert sum(row["status"] == "done" for row in rows) == 3
+    texts = [path.read_text("utf-8") for path in (tmp_path / "out").rglob("*") if path.suffix in (".csv", ".json")]
+    paths = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")]
+    for word in (
+        "nifti\n",
+        "A nifti",
+        "B broken",
+        "broken",
+        "D dicom",
+        "Doe",
+        STUDY + ".",
+        "1.2.777",
+        "PET WB",
+        "1-00",
+    ):
+        for text in (*texts, *paths, ended.err, caplog.text):
+            assert word not in text, (word, text)
+    assert not any("study_uid" in row for row in rows)
+    run(*arguments, "--format", "nifti")  # the key lasts: the same names, and nothing new
+    assert [row["case"] for row in table(tmp_path / "out")] == names
+    assert (tmp_path / "out" / KEY).stat().st_mode & 0o077 == 0
+
+
+def test_pseudonyms_of_two_folders_tell_nothing_of_each_other(tmp_path: Path):
+    cases = [CohortCase("A", tmp_path / "A"), CohortCase("B", tmp_path / "B")]
+    one, two = (anonymise(cases, tmp_path / name) for name in ("x", "y"))
+    assert {case.folder for case in one} == {case.folder for case in cases}
+    assert not {case.name for case in one} & {case.name for case in two}
+    (tmp_path / "x" / KEY).write_bytes(b"short")
+    with pytest.raises(OutputError, match="is cut off"):
+        anonymise(cases, tmp_path / "x")
+
+
+def test_a_told_sentence_names_nobody():
+    case = CohortCase("case-1", Path("/data/DOE JANE/scan 2"), anonymous=True)
+    sentence = (
+        "DOE JANE: the PET 'Doe study' (5 slices, 1.2.3.4.5) of 1.2.840.99 in /data/DOE JANE/x/1.dcm is 20200131, "
+        "3 h after 2020-01-31 11:50:00; file Doe_001.dcm, scan 2"
+    )
+    told = case.told(sentence)
+    for word in ("DOE", "Doe", "1.2.840", "2020", "scan 2", ".dcm"):
+        assert word not in told
+    assert "3 h after" in told
+    assert replace(case, anonymous=False).told(sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--anonymous", "--format", "seg"), "--anonymous and --format seg exclude each other"),
+        (("--format", "mha"), "--format 'mha' is not known"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(
+    run: Run,  # noqa: F811
+    root: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    sentence: str,
+):
+    ended = run("cohort", root, tmp_path / "out", *arguments)
+    assert ended.code == 1
+    assert sentence in ended.err.rstrip("\n").rpartition("\n")[2]
+
+
+# --- a cluster ---
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """The method of a cluster's worker; in the case named B, the first time, it `ends` in mid-case."""
+
+    marks: Path
+    ends: str
+    settings: Any = None
+
+    def segment(self, case: Case) -> Segmentation:
+        mark = self.marks / f"{case.name}.{time.time_ns()}"
+        first = not list(self.marks.glob("B.*"))
+        mark.write_text(str(os.getppid()), "utf-8")  # the node's process, whose child the worker is
+        if case.name == "B" and (first or self.ends == "always"):
+            if self.ends == "waits":
+                time.sleep(WAITS_S)  # until its machine is killed
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Threshold().segment(case)
+
+
+def load_fatal(marks: Path, ends: str) -> Fatal:
+    return Fatal(marks, ends, {"method": "threshold"})
+
+
+@pytest.fixture(scope="module")
+def nodes_of_ray() -> Iterator[Any]:
+    """A Ray cluster on this machine: the node that leads, of one CPU, to which tests add others."""
+    pytest.importorskip("ray", reason="Ray (extra: cluster) is not installed")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # or workers would hardly begin on a busy machine
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    for module in ("test_cohort", "test_cli", "test_dicom_predict", "dicom_files"):
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # workers know no tests
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield nodes
+    finally:
+        nodes.shutdown()
+
+
+@pytest.fixture
+def three(tmp_path: Path, phantom: Callable[..., Case]) -> list[CohortCase]:
+    for name in "ABC":
+        write_study(tmp_path / "in" / name, phantom())
+    return find_cases(tmp_path / "in")
+
+
+def cluster_plan(tmp_path: Path, ends: str) -> Plan:
+    (tmp_path / "marks").mkdir()
+    load = partial(load_fatal, tmp_path / "marks", ends)
+    plan = Plan(tmp_path / "out", load, "")
+    return replace(plan, made_by=made_by(load(), "exact", plan))
+
+
+def test_a_killed_worker_costs_its_case_one_retry(nodes_of_ray: Any, three: list[CohortCase], tmp_path: Path):
+    run_cohort(three, cluster_plan(tmp_path, "once"), Cluster(nodes_of_ray.address))
+    assert len(list((tmp_path / "marks").glob("B.*"))) == 2
+    run_cohort(three, plan_of(tmp_path / "alone"), in_this_process)
+    assert table(tmp_path / "out") == table(tmp_path / "alone")
+    for case in three:
+        one, other = (next((tmp_path / out / case.name).rglob("*.mha")) for out in ("out", "alone"))
+        np.testing.assert_array_equal(read_volume(one, "mask").array, read_volume(other, "mask").array)
+
+
+def test_a_case_whose_worker_dies_twice_fails_and_the_rest_is_done(
+    nodes_of_ray: Any, three: list[CohortCase], tmp_path: Path
+):
+    with pytest.raises(L2SNetError, match="1 of 3 cases failed"):
+        run_cohort(three, cluster_plan(tmp_path, "always"), Cluster(nodes_of_ray.address))
+    assert [row["status"] for row in table(tmp_path / "out")] == ["done", "failed", "done"]
+    assert "its worker died 2 times" in table(tmp_path / "out")[1]["error"]
+    assert len(list((tmp_path / "marks").glob("B.*"))) == 2
+
+
+def test_a_killed_machine_costs_its_case_one_retry(nodes_of_ray: Any, three: list[CohortCase], tmp_path: Path):
+    """A case asks for two CPUs, which the head has not; the node that does B is killed, and the other takes B over."""
+    nodes = [nodes_of_ray.add_node(num_cpus=2) for _ in range(2)]
+    marks = tmp_path / "marks"
+
+    def kill() -> None:
+        while not (found := [mark for mark in marks.glob("B.*") if mark.read_text("utf-8")]):
+            time.sleep(0.1)
+        os.kill(int(found[0].read_text("utf-8")), signal.SIGKILL)
+
+    killer = Thread(target=kill, daemon=True)
+    plan = cluster_plan(tmp_path, "waits")
+    killer.start()
+    began = time.monotonic()
+    run_cohort(three, plan, Cluster(nodes_of_ray.address, cpus=2))
+    assert time.monotonic() - began < WAITS_S  # B did not end by itself
+    assert {row["status"] for row in table(tmp_path / "out")} == {"done"}
+    assert len({mark.read_text("utf-8") for mark in marks.glob("B.*")}) == 2  # one node, then the other
+    for node in nodes:
+        nodes_of_ray.remove_node(node, allow_graceful=False)
+
+
+def test_no_cluster_is_one_sentence(run: Run, root: Path, weights: Path, tmp_path: Path):  # noqa: F811
+    pytest.importorskip("ray", reason="Ray (extra: cluster) is not installed")
+    arguments = ("--weights", weights, "--device", "cpu", "--ray", "127.0.0.1:1")
+    ended = run("cohort", root, tmp_path / "out", *arguments)
+    assert ended.code == 1
+    assert "no Ray cluster answers at 127.0.0.1:1" in ended.err.rstrip("\n").rpartition("\n")[2]

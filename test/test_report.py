@@ -1,0 +1,407 @@
+"""The report without a browser: its views, what the page holds, and that it escapes whatever it shows."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from reports import HOSTILE, MANIFEST, at_thresholds, phantom, phantom_case
+
+from l2snet.case import Case
+from l2snet.cli import main
+from l2snet.errors import InputError
+from l2snet.evaluation.metrics import measure
+from l2snet.files import write_text
+from l2snet.pipeline import Segmentation
+from l2snet.predict import Wanted, run_case
+from l2snet.report.casepage import Options, hottest_ras_mm, report
+from l2snet.report.cohort import cohort_page, plot, read_summary, write_cohort
+from l2snet.report.files import REPORT, write_files
+from l2snet.report.findings import find, read_findings
+from l2snet.report.page import NIIVUE, niivue
+from l2snet.report.payload import candidates, levels_of, payload, rule_of, to_levels
+from l2snet.report.rotation import ANGLES, animated, turning_frames
+from l2snet.report.shades import LESION_COLOURS, rgb
+from l2snet.report.sides import changed, comparison_layers
+from l2snet.report.strings import DIGITS, STRINGS, shown
+from l2snet.report.views import CORONAL, LESION, SAGITTAL, axial, lines_around, projection, warm_box
+from l2snet.volume import write_volume
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, texts of scripts, all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text, self.inside = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag == "script"
+        if self.inside:
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        self.text += data
+
+    def script(self, name: str) -> dict:
+        return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == name))
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(report(phantom(), Options()))
+
+
+def test_a_projection_shows_the_highest_and_outlines_the_lesion_where_it_is() -> None:
+    findings = phantom()
+    box = (slice(None),) * 3
+    coronal = projection(findings.suv, {LESION: findings.labels}, CORONAL, box)
+    sagittal = projection(findings.suv, {LESION: findings.labels}, SAGITTAL, box)
+    np.testing.assert_array_equal(coronal.suv, findings.suv.array.max(axis=1)[::-1])
+    np.testing.assert_array_equal(sagittal.suv, findings.suv.array.max(axis=2)[::-1])
+    for view, across in (coronal, 2), (sagittal, 1):
+        assert view.size_mm == (40 * 3.0, findings.suv.geometry.size[across] * 4.0)
+        (mark,) = [mark for mark in view.marks if mark.number == 1]
+        middle = np.concatenate(mark.lines).min(axis=0) / 2 + np.concatenate(mark.lines).max(axis=0) / 2
+        where = np.argwhere(findings.labels == 1)
+        centre = (where.min(axis=0) + where.max(axis=0) + 1) / 2
+        np.testing.assert_allclose(middle, (centre[across] * 4.0, (40 - centre[0]) * 3.0), atol=1e-6)
+
+
+def test_the_line_around_a_square_of_pixels_runs_along_its_edge() -> None:
+    (line,) = lines_around(np.pad(np.ones((4, 6), bool), 2), (3.0, 2.0))
+    np.testing.assert_allclose(line.min(axis=0), (2 * 2.0, 2 * 3.0))
+    np.testing.assert_allclose(line.max(axis=0), (8 * 2.0, 6 * 3.0))
+    assert lines_around(np.zeros((3, 3), bool), (1.0, 1.0)) == []
+
+
+def test_an_axial_view_is_the_slice_with_most_of_the_lesion() -> None:
+    findings = phantom()
+    view = axial(findings.suv, findings.ct, findings.labels, 1, (slice(None),) * 3)
+    most = int((findings.labels == 1).sum(axis=(1, 2)).argmax())
+    np.testing.assert_array_equal(view.suv, findings.suv.array[most])
+    assert view.ct is not None
+
+
+def test_the_box_holds_the_body_and_every_lesion() -> None:
+    suv = np.zeros((20, 20, 20), np.float32)
+    suv[5:15, 6:14, 7:13] = 1.0
+    suv[0, 0, 0] = 1.0  # noise
+    assert warm_box(suv) == (slice(5, 15), slice(6, 14), slice(7, 13))
+    labels = np.zeros(suv.shape, np.uint8)
+    labels[19, 1, 10] = 1
+    assert warm_box(suv, labels) == (slice(5, 20), slice(1, 14), slice(7, 13))
+
+
+def test_the_rotation_goes_around_once_and_shows_lesions_in_their_colour() -> None:
+    findings = phantom()
+    frames = turning_frames(findings.suv, findings.labels, findings.box, 10.0)
+    assert len(frames) == ANGLES == 36
+    np.testing.assert_array_equal(frames[18], frames[0][:, ::-1])
+    assert not np.array_equal(frames[9], frames[0])
+    for number in (1, 2):
+        assert (frames[0] == rgb(LESION_COLOURS[number - 1])).all(axis=-1).sum() > 5
+    # The upper lesion is on the patient's right: on the left from before, on the right from behind.
+    for frame, side in (frames[0], 0), (frames[18], 1):
+        columns = np.argwhere((frame == rgb(LESION_COLOURS[0])).all(axis=-1))[:, 1]
+        assert (columns.mean() > frame.shape[1] / 2) == side
+    with Image.open(io.BytesIO(animated(frames))) as picture:
+        assert picture.n_frames == ANGLES
+        assert picture.is_animated
+
+
+def test_levels_are_close_to_the_values() -> None:
+    values = np.concatenate([np.linspace(-1, 5, 200), np.geomspace(5, 80, 200)]).astype(np.float32)
+    levels = levels_of(80.0)
+    assert len(levels) == 256
+    found = levels[to_levels(values, levels)]
+    assert np.abs(found - np.clip(values, 0, None))[values <= 5].max() <= 0.02501
+    assert (np.abs(found - values) / values)[values > 5].max() < 0.01
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), kind)
+
+
+def test_the_viewer_gets_every_voxel_that_a_threshold_could_bring_in() -> None:
+    findings = phantom()
+    told, packed = payload(findings)
+    nx, ny, nz = told["size"]
+    index = np.cumsum(unpacked(packed["index"], "<u4"))
+    probability, on_cue = unpacked(packed["probability"], "<f4"), unpacked(packed["on_cue"], "u1")
+    for on, off in ((0.1, 0.5), (0.3, 0.9), (0.05, 0.05)):
+        mask = np.zeros(nx * ny * nz, bool)
+        mask[index] = probability > np.where(on_cue, np.float32(on), np.float32(off))
+        expected = at_thresholds(findings, on, off).labels[findings.box] > 0
+        np.testing.assert_array_equal(mask.reshape(nz, ny, nx), expected)
+    np.testing.assert_array_equal(unpacked(packed["suv"], "<f4"), findings.suv.array[findings.box].ravel()[index])
+    labels = unpacked(packed["labels"], "<u4")[index]
+    peaks = [unpacked(packed["peak"], "<f4")[labels == n].max() for n in range(1, labels.max() + 1)]
+    np.testing.assert_allclose(peaks, [lesion.suv_peak for lesion in findings.measurement.lesions], rtol=1e-6)
+
+
+def test_the_affine_and_the_jump_lead_to_the_hottest_voxel() -> None:
+    findings = phantom()
+    told, _ = payload(findings)
+    for number, at in enumerate(hottest_ras_mm(findings), start=1):
+        x, y, z, _ = np.rint(np.linalg.solve(np.array(told["affine"]), [*at, 1])).astype(int)
+        suv, labels = findings.suv.array[findings.box], findings.labels[findings.box]
+        assert labels[z, y, x] == number
+        assert suv[z, y, x] == suv[labels == number].max()
+
+
+def test_only_a_rule_of_thresholds_gets_a_slider() -> None:
+    findings = phantom()
+    rule = rule_of(findings)
+    assert rule is not None
+    assert (rule.on, rule.off, rule.cue) == (0.1, 0.5, 0.5)
+    assert rule_of(replace(findings, manifest={**findings.manifest, "fusion": "components"})) is None
+    assert rule_of(replace(findings, probability=None)) is None
+    alone = rule_of(replace(findings, cue=None, manifest={"thresholds": {"lesion": 0.4}}))
+    assert alone is not None
+    assert (alone.off, alone.on) == (0.4, None)
+    labels = findings.labels[findings.box]
+    assert "on_cue" not in candidates(findings.suv, findings.box, np.zeros(labels.shape), None, labels, alone)
+
+
+def test_the_page_tells_the_programs_own_numbers(page: Page) -> None:
+    findings = phantom()
+    burden = findings.burden
+    for key in ("tmtv_ml", "tlg", "suv_max", "dmax_mm"):
+        assert shown(getattr(burden, key), key) in page.text
+    data = page.script("l2snet-data")
+    assert [row["volume_ml"] for row in data["rows"]] == pytest.approx(
+        [n.volume_ml for n in findings.measurement.lesions]
+    )
+    assert data["totals"]["tmtv_ml"] == pytest.approx(burden.tmtv_ml, rel=1e-5)
+    for text in (
+        "Not a medical device",
+        "a1" * 32,
+        "l2snet 9.8.7",
+        "on_cue 0.1",
+        "the PET was resampled",
+        "segment 12.5",
+    ):
+        assert text in page.text
+    assert set(data["digits"]) == set(DIGITS)
+
+
+def test_the_page_asks_no_host_and_runs_only_its_own_scripts(page: Page) -> None:
+    for _, attributes in page.elements:
+        for name in ("src", "href", "action", "data-turning", "data-still"):
+            assert re.match(r"data:|#", attributes.get(name) or "#")
+    policy = next(a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+    run = [text for attributes, text in page.scripts if "type" not in attributes]
+    assert len(run) == 4
+    for text in (*run, niivue()[0]):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+
+
+def test_a_hostile_name_is_only_text() -> None:
+    findings = phantom(HOSTILE)
+    manifest = {**findings.manifest, "notes": [HOSTILE], "engine": HOSTILE}
+    earlier = phantom(HOSTILE, with_ct=False)
+    text = report(replace(findings, manifest=manifest), Options(truth=HOSTILE, earlier=earlier))
+    hostile, plain = Page(text), Page(report(phantom(), Options(earlier=phantom(with_ct=False))))
+    assert [tag for tag, _ in hostile.elements if tag != "li"] == [tag for tag, _ in plain.elements if tag != "li"]
+    assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
+    assert hostile.text.count(HOSTILE) >= 4
+    assert hostile.script("l2snet-data")["name"] == HOSTILE
+
+
+def test_the_bundle_is_the_published_one() -> None:
+    assert NIIVUE == "niivue-0.69.0.umd.js.gz"
+    assert (
+        hashlib.sha256(niivue()[0].encode()).hexdigest()
+        == "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+    )
+
+
+def test_a_page_without_viewer_is_small_and_complete() -> None:
+    text = report(phantom(), Options(viewer=False))
+    assert len(text) < 400_000
+    assert "packed-pet" not in text
+    assert Page(text).script("l2snet-data")["rows"]
+
+
+def test_warnings_name_what_to_beware_of() -> None:
+    case = phantom_case(with_ct=False)
+    mask = np.zeros(case.suv.array.shape, bool)
+    mask[10:20, 10:20, 10:20] = True
+    mask[0, 3, 3] = True
+    found = " ".join(find(case, mask).warnings)
+    for part in ("no CT", "12 cm long", "edge of the image, where it may be cut: lesion 2.", "Tiny", "Faint"):
+        assert part in found
+    empty = find(case, np.zeros(mask.shape, bool))
+    assert any("no lesion was found" in warning for warning in empty.warnings)
+    assert "No lesion." in Page(report(empty, Options(viewer=False))).text
+
+
+def test_a_comparison_sorts_components_by_what_they_touch() -> None:
+    truth, mask = (np.zeros((1, 1, 12), bool) for _ in range(2))
+    truth[..., 0:3] = truth[..., 9:11] = True
+    mask[..., 2:4] = mask[..., 6] = True
+    layers = {kind: np.flatnonzero(layer).tolist() for kind, layer in comparison_layers(truth, mask).items()}
+    assert layers == {"right": [2, 3], "wrong": [6], "truth": [0, 1, 2], "missed": [9, 10]}
+
+
+def test_the_comparison_shows_the_evaluations_numbers(page: Page) -> None:
+    findings = phantom()
+    assert findings.case.lesions is not None
+    truth = findings.case.lesions.array > 0
+    scores = measure(truth, findings.measurement.mask.array, findings.case.geometry.spacing_mm)
+    assert scores.false_positives >= 1
+    assert scores.fnv_ml > 0
+    for key in ("dice", "fpv_ml", "fnv_ml"):
+        assert shown(getattr(scores, key), key) in page.text
+    kinds = [
+        attributes["class"]
+        for tag, attributes in page.elements
+        if tag == "g" and "mark" in (attributes.get("class") or "")
+    ]
+    assert {"mark right", "mark wrong", "mark truth", "mark missed"} <= set(kinds)
+
+
+def test_a_change_has_a_sign_and_a_percentage() -> None:
+    assert changed(10.0, 12.5, "tmtv_ml") == "+2.5 (+25 %)"
+    assert changed(4, 1, "lesions") == "-3 (-75 %)"
+    assert changed(0.0, 3.0, "tmtv_ml") == "+3.0"
+    assert changed(None, 3.0, "suv_max") == STRINGS["undefined"]
+
+
+def test_the_cohort_page_lists_every_report(tmp_path: Path) -> None:
+    for name, folder in (("a", "a"), (HOSTILE, "b c#?")):
+        write_files(phantom(name, truth=False), tmp_path / folder / REPORT, Options(viewer=False), pictures=False)
+    write_text("<html>something else", tmp_path / "d" / REPORT)
+    text = write_cohort(tmp_path).read_text("utf-8")
+    listed = Page(text)
+    links = [attributes["href"] for tag, attributes in listed.elements if tag == "a"]
+    assert links == ["a/report.html"] * 2 + ["b%20c%23%3F/report.html"] * 2
+    assert [case["case"] for case in listed.script("l2snet-data")["cases"]] == ["a", HOSTILE]
+    assert "d/report.html" in listed.text
+    assert not any(name.startswith("on") for _, attributes in listed.elements for name in attributes)
+    assert sum(tag == "circle" for tag, _ in listed.elements) == 2 * 4
+
+
+def test_a_cohort_takes_nothing_but_a_picture_as_thumbnail(tmp_path: Path) -> None:
+    told = {
+        "name": "x",
+        "totals": dict.fromkeys(("tmtv_ml", "tlg", "lesions", "suv_max", "dmax_mm"), 1),
+        "warnings": [],
+    }
+    for thumbnail, kept in (
+        ("javascript:alert(1)", ""),
+        ("data:image/webp;base64,AAAA", "data:image/webp;base64,AAAA"),
+    ):
+        text = json.dumps({**told, "thumbnail": thumbnail})
+        write_text(f'<script type="application/json" id="l2snet-summary">{text}</script>', tmp_path / REPORT)
+        assert read_summary(tmp_path / REPORT, tmp_path).thumbnail == kept
+
+
+def test_points_of_a_plot_lie_in_order_on_its_axis(tmp_path: Path) -> None:
+    write_files(phantom(truth=False), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    one = read_summary(tmp_path / REPORT, tmp_path)
+    cases = [replace(one, totals={**one.totals, "tlg": value}) for value in (5.0, 0.0, 100.0, 10.0, None)]
+    found = plot(cases, "tlg")
+    assert [point[3] for point in found["points"]] == ["5.0", "0.0", "100.0", "10.0"]
+    x = [point[0] for point in found["points"]]
+    assert x == [90.0, 20.0, 300.0, 160.0]
+    assert found["median"] == 20.0 + 280.0 * 0.75 / 2
+    assert cohort_page(cases).count("<circle") == 4 * 5 - 1
+
+
+def test_the_command_writes_page_and_pictures(tmp_path: Path) -> None:
+    findings = phantom("case", truth=False)
+    write_volume(findings.case.suv, tmp_path / "pet.nii.gz", compress=True)
+    write_volume(findings.measurement.mask, tmp_path / "mask.nii.gz", compress=True)
+    arguments = ["--pet", str(tmp_path / "pet.nii.gz"), "--pet-only", str(tmp_path / "mask.nii.gz")]
+    with pytest.raises(SystemExit) as stop:
+        main(["report", *arguments, "--png", "--no-viewer", "--out", str(tmp_path / "out" / "page.html")])
+    assert stop.value.code == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    lesions = [f"lesion_{lesion.number:03d}.png" for lesion in findings.measurement.lesions]
+    assert names == sorted([*lesions, "page.html", "projection.png", "rotation.webp"])
+    with Image.open(tmp_path / "out" / "projection.png") as picture:
+        assert min(picture.size) > 600
+
+
+def test_predict_writes_the_report_of_its_own_result(tmp_path: Path) -> None:
+    findings = phantom("case", truth=False)
+    assert findings.probability is not None
+
+    class Method:
+        @property
+        def settings(self) -> dict[str, object]:
+            return dict(MANIFEST)
+
+        def segment(self, case: Case) -> Segmentation:
+            assert findings.probability is not None
+            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
+
+    run_case(findings.case, Method(), tmp_path, Wanted(manifest=False, report=Options()), 0.0)
+    page = Page((tmp_path / REPORT).read_text("utf-8"))
+    assert page.script("l2snet-data")["totals"]["tmtv_ml"] == pytest.approx(findings.burden.tmtv_ml, rel=1e-5)
+    assert page.script("l2snet-data")["viewer"]["rule"]["off"] == 0.5
+    assert "a1" * 32 in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give INPUT and RESULT"),
+        (["--pet", "a.mha", "out"], "--pet was given without --ct"),
+        (["--cohort", "nowhere"], "no report.html"),
+        (["--cohort", "a", "b", "c"], "--cohort was given with a case"),
+    ],
+)
+def test_the_command_says_what_is_missing(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", *arguments])
+    assert stop.value.code == 1
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_maps_and_manifest_are_read_from_the_result_and_checked(tmp_path: Path) -> None:
+    findings = phantom(truth=False)
+    assert findings.probability is not None
+    write_volume(findings.measurement.mask, tmp_path / "SEG.nii.gz", compress=True)
+    write_volume(findings.probability, tmp_path / "probability.mha", compress=False)
+    manifest = {**findings.manifest, "measured": {"smallest_ml": 1.0}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    found = read_findings(findings.case, tmp_path)
+    assert found.rules.smallest_ml == 1.0
+    assert all(lesion.volume_ml >= 1.0 for lesion in found.measurement.lesions)
+    assert found.probability is not None
+    (tmp_path / "manifest.json").write_text("[")
+    with pytest.raises(InputError, match=r"manifest\.json cannot be read"):
+        read_findings(findings.case, tmp_path)
+    other = phantom_case()
+    moved = replace(other.suv.geometry, origin_mm=(0.0, 0.0, 0.0))
+    write_volume(replace(other.suv, geometry=moved), tmp_path / "probability.mha", compress=False)
+    with pytest.raises(InputError, match="not on the PET's grid"):
+        read_findings(findings.case, tmp_path)

@@ -1,0 +1,204 @@
+"""The report in headless Chromium: it works without a console error, asks nobody, and counts as the program does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import HOSTILE, OFF, ON, at_thresholds, phantom, sample
+
+from l2snet.evaluation.metrics import measure
+from l2snet.measure.table import lesion_row, patient_row
+from l2snet.report.casepage import Options
+from l2snet.report.cohort import write_cohort
+from l2snet.report.files import REPORT, write_files
+from l2snet.report.findings import Findings
+from l2snet.report.strings import shown
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# WebGL by the CPU: such machines have no GPU.
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE_MS = 240_000
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
+
+Open = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = os.environ.get("CHROMIUM") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"no Chromium was found ({', '.join(BROWSERS)}, or CHROMIUM): apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Open]:
+    """Open a page; at the end, nothing went wrong in it, and it asked for no file but itself and no host."""
+    context = browser.new_context(viewport={"width": 820, "height": 420}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    wrong: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+
+    def open_(path: Path) -> Any:
+        page.goto(path.as_uri())
+        return page
+
+    yield open_
+    context.close()
+    assert wrong == []
+    assert asked
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+def wait_for_viewer(page: Any) -> None:
+    page.locator("#canvas").scroll_into_view_if_needed()
+    page.wait_for_selector("#viewer[data-ready]", state="attached")
+
+
+def totals_in(page: Any) -> dict[str, str]:
+    found: dict[str, str] = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('[data-total]')].map(e => [e.dataset.total, e.textContent]))"
+    )
+    return found
+
+
+def totals_of(findings: Findings) -> dict[str, str]:
+    row = patient_row(findings.measurement)
+    return {key: shown(row[key], key) for key in ("tmtv_ml", "tlg", "lesions", "suv_max", "dmax_mm")}
+
+
+def slide(page: Any, which: str, value: float) -> None:
+    page.evaluate(
+        "([which, value]) => { const slider = document.getElementById(`threshold-${which}`);"
+        " slider.value = value; slider.dispatchEvent(new Event('input')); }",
+        [which, value],
+    )
+
+
+def test_the_sample_case_can_be_looked_at(visit: Open, tmp_path: Path) -> None:
+    findings = sample()
+    write_files(findings, tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    assert totals_in(page) == totals_of(findings)
+    wait_for_viewer(page)
+
+    page.locator("#table tr[data-lesion='2'] button").click()
+    rows = page.evaluate("L2S.data('l2snet-data').rows")
+    at = " ".join(f"{mm:.2f}" for mm in rows[1]["at"])
+    assert page.get_attribute("#viewer", "data-at") == at
+    assert page.locator("#pictures .chosen[data-lesion='2']").count() == 2
+    page.locator("#pictures g[data-lesion='1']").first.dispatch_event("click")
+    assert page.locator("#table tr.chosen").get_attribute("data-lesion") == "1"
+
+    slide(page, "off", 0.8)
+    slide(page, "on", 0.3)
+    other = at_thresholds(findings, 0.3, 0.8)
+    assert totals_in(page) == totals_of(other) != totals_of(findings)
+    assert page.locator("#table tbody tr").count() == other.burden.lesions
+    page.locator("#reset").click()
+    assert totals_in(page) == totals_of(findings)
+    page.wait_for_timeout(500)  # the mask is drawn a moment after the slider rests
+
+
+def test_the_page_measures_what_the_program_measures(visit: Open, tmp_path: Path) -> None:
+    findings = phantom()
+    write_files(findings, tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    wait_for_viewer(page)
+    counts = set()
+    for on, off in ((ON, OFF), (0.05, 0.05), (0.3, 0.62), (0.99, 0.99)):
+        slide(page, "on", on)
+        slide(page, "off", off)
+        rule = {"on": on, "off": off}
+        measured = page.evaluate("rule => L2S.measure(L2S.found, L2S.data('l2snet-data').viewer, rule)", rule)
+        other = at_thresholds(findings, on, off)
+        # Lesions of one size come in any order.
+        found, right = (
+            sorted(rows, key=by_size) for rows in (measured["rows"], map(lesion_row, other.measurement.lesions))
+        )
+        assert len(found) == len(right)
+        for one, expected in zip(found, right, strict=True):
+            numbers = {key: value for key, value in expected.items() if key != "number"}
+            assert {key: one[key] for key in numbers} == pytest.approx(numbers, rel=2e-5, abs=1e-4)
+        totals = {k: v for k, v in patient_row(other.measurement).items() if k != "suv_type"}
+        assert {k for k, v in measured["totals"].items() if v is None} == {k for k, v in totals.items() if v is None}
+        known = {k: v for k, v in totals.items() if v is not None}
+        assert {k: measured["totals"][k] for k in known} == pytest.approx(known, rel=2e-5)
+        assert totals_in(page) == totals_of(other)
+        counts.add(len(found))
+    assert len(counts) > 1
+
+
+def by_size(row: dict[str, Any]) -> tuple[float, float]:
+    return -round(row["volume_ml"], 4), round(row["suv_max"], 3)
+
+
+def test_a_patient_with_truth_and_a_hostile_name(visit: Open, tmp_path: Path) -> None:
+    findings = phantom(HOSTILE)
+    write_files(findings, tmp_path / REPORT, Options(truth=HOSTILE, earlier=phantom("earlier")), pictures=False)
+    page = visit(tmp_path / REPORT)
+    assert page.locator("h1").text_content() == HOSTILE
+    assert findings.case.lesions is not None
+    mask = findings.measurement.mask.array
+    scores = measure(findings.case.lesions.array > 0, mask, findings.case.geometry.spacing_mm).row()
+    for key in ("dice", "fpv_ml", "fnv_ml", "false_positives"):
+        assert page.locator(f"[data-score={key}]").text_content().split()[0] == shown(scores[key], key)
+    assert page.locator("[data-change=tmtv_ml]").text_content() == "+0.0 (+0 %)"
+    assert page.locator("#comparison .wrong").count() >= 1
+    wait_for_viewer(page)
+    page.select_option("#image", "pet")
+    page.select_option("#colours", "inverse")
+    for layout in ("axial", "render", "all"):
+        page.select_option("#layout", layout)
+    page.check("#show-cue")
+
+
+def test_the_table_sorts_and_the_window_moves(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    page = visit(tmp_path / REPORT)
+
+    def column(key: str) -> list[float]:
+        place = [h.get_attribute("data-key") for h in page.locator("#table th[data-key]").all()].index(key) + 1
+        return [float(text) for text in page.locator(f"#table tbody td:nth-child({place})").all_text_contents()]
+
+    before = column("suv_max")
+    page.locator("#table th[data-key=suv_max] button").press("Enter")
+    assert column("suv_max") == sorted(before)
+    assert page.get_attribute("#table th[data-key=suv_max]", "aria-sort") == "ascending"
+    page.locator("#table th[data-key=suv_max] button").press("Enter")
+    assert column("suv_max") == sorted(before, reverse=True)
+    filtered = "document.querySelector('#suv-window feFuncR').getAttribute('tableValues')"
+    wide = page.evaluate(filtered)
+    page.locator("#suv-max").fill("5")
+    assert page.evaluate(filtered) != wide
+    page.locator("#turn").click()
+    assert page.get_attribute("#turn", "aria-pressed") == "true"
+    assert page.evaluate("document.getElementById('turning').decode().then(() => true)")
+    text = page.evaluate("L2S.csv([{a: '=1+1', b: 'x,\"y\"', c: -2, d: null}], ['a', 'b', 'c', 'd'])")
+    assert text == 'a,b,c,d\n\'=1+1,"x,""y""",-2,\n'
+
+
+def test_a_cohort_leads_to_its_reports(visit: Open, tmp_path: Path) -> None:
+    for name in ("first", HOSTILE):
+        write_files(phantom(name), tmp_path / name[:3].strip("</") / REPORT, Options(viewer=False), pictures=False)
+    page = visit(write_cohort(tmp_path))
+    assert page.locator("#table tbody tr").count() == 2
+    page.locator("#table th[data-key=case] button").click()
+    assert page.locator("#table tbody tr").first.locator("a").first.text_content() == HOSTILE
+    page.locator("#table tbody a").filter(has_text="first").click()
+    assert page.locator("h1").text_content() == "first"
+    assert totals_in(page) == totals_of(phantom("first"))
