@@ -13,7 +13,8 @@ from scipy import ndimage
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.evaluation.metrics import Components, components, confusion
-from l2snet.report.pictures import MAX_SUV, new_figure, warm_box
+from l2snet.report.pictures import MAX_SUV, new_figure
+from l2snet.report.views import warm_box
 from l2snet.volume import Array
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line styles say the same in print.

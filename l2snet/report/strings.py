@@ -1,0 +1,38 @@
+"""Every word that a report shows, from one file (`page/strings.json`), and how its numbers are written."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.resources import files
+from typing import Any
+
+PAGE = files("l2snet.report") / "page"
+STRINGS: dict[str, Any] = json.loads((PAGE / "strings.json").read_text("utf-8"))
+# Digits after the point; a count has none.
+DIGITS = {
+    "volume_ml": 2,
+    "suv_max": 2,
+    "suv_mean": 2,
+    "suv_peak": 2,
+    "tlg": 1,
+    "longest_diameter_mm": 1,
+    "probability": 2,
+    "tmtv_ml": 1,
+    "dmax_mm": 0,
+    "sdmax_per_m": 3,
+    "dice": 3,
+    "sensitivity": 2,
+    "precision": 2,
+    "fpv_ml": 2,
+    "fnv_ml": 2,
+    "truth_ml": 2,
+    "prediction_ml": 2,
+}
+
+
+def shown(value: float | None, key: str) -> str:
+    """A number as the reader sees it; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return str(STRINGS["undefined"])
+    return f"{value:.{DIGITS.get(key, 0)}f}"
