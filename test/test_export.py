@@ -37,7 +37,8 @@ EXACT = 1e-5
 LOCALIZER_RECIPE = LocalizerRecipe(
     epochs=1, steps_per_epoch=1, batch=2, crop=(32, 64), widths=(8, 8, 8, 8, 8), encoder_weights=None
 )
-SEGMENTER_RECIPE = SegmenterRecipe(epochs=1, steps_per_epoch=1, crop=(8, 16, 12), widths=(4, 6, 8))
+# Four planes at the deepest level: with two, PyTorch 2.15 on a CPU gets gradients of bfloat16 convolutions wrong.
+SEGMENTER_RECIPE = SegmenterRecipe(epochs=1, steps_per_epoch=1, crop=(16, 16, 12), widths=(4, 6, 8))
 CHANNELS_RECIPE = replace(SEGMENTER_RECIPE, norm="channels", window=(16, 16, 24))
 
 
@@ -248,7 +249,7 @@ def test_warm_start_loads_into_a_new_network(exported: Exported) -> None:
 
 def test_rounding_to_float16_hardly_moves_the_probability(segmenter: Exported) -> None:
     """The reference has the rounded filters, the run's own network those of float32: close, and not the same."""
-    batch = random_batch((1, 2, 8, 16, 12))
+    batch = random_batch((1, 2, *SEGMENTER_RECIPE.crop))
     with torch.inference_mode():
         trained = torch.sigmoid(segmenter.network(torch.from_numpy(batch))).numpy()
     difference = np.abs(load_reference(segmenter.folder)(batch) - trained).max()
@@ -272,7 +273,7 @@ def test_channel_norm_engines_agree_on_any_window(channels: Exported, shape: tup
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_window_norm_engines_agree_on_its_window(segmenter: Exported, count: int) -> None:
-    batch = random_batch((count, 2, 8, 16, 12))
+    batch = random_batch((count, 2, *SEGMENTER_RECIPE.crop))
     assert_agree(engines(segmenter.folder, batch), batch)
 
 
