@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, PROBABILITY, CUE, PICTURE = "manifest.json", "probability.mha", "cue.mha", "projection.png"
+MANIFEST, PROBABILITY, CUE = "manifest.json", "probability.mha", "cue.mha"
+PICTURE, REPORT = "projection.png", "report.html"
 PACKAGES = (
     "numpy",
     "scipy",
@@ -148,7 +149,7 @@ def _write_report(
     measuring: Measuring | None,
     options: Options,
 ) -> None:
-    from l2snet.report.files import REPORT, write_files
+    from l2snet.report.files import write_files
     from l2snet.report.findings import find
 
     subject = measuring.source.subject if measuring is not None and measuring.source is not None else None

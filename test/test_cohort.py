@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ from l2snet.cohort.plan import Plan, made_by
 from l2snet.cohort.run import TABLE, in_this_process, run_cohort
 from l2snet.errors import InputError, L2SNetError, OutputError
 from l2snet.pipeline import Method, Segmentation
+from l2snet.predict import REPORT
+from l2snet.report.cohort import COHORT
 from l2snet.sources.inputs import Reading
 from l2snet.volume import read_volume, write_volume
 
@@ -132,6 +135,27 @@ def test_a_bad_case_is_listed_and_the_rest_done(root: Path, tmp_path: Path, capl
     assert "1 lesions, 0.8 ml; 0 min left" in caplog.text
     assert "PET WB" not in caplog.text  # a header's words
     assert logging.getLogger("l2snet").level == logging.NOTSET
+
+
+def test_every_case_gets_a_report_and_a_page_leads_to_them(
+    run: Run,  # noqa: F811
+    weights: Path,  # noqa: F811
+    root: Path,
+    tmp_path: Path,
+):
+    arguments = ("cohort", root, tmp_path / "out", "--weights", weights, "--device", "cpu", "--report", "--no-viewer")
+    assert run(*arguments).code == 1  # one is damaged
+    done = [row["case"] for row in table(tmp_path / "out") if row["status"] == "done"]
+    assert len(done) == 3
+    page = (tmp_path / "out" / COHORT).read_text("utf-8")
+    for name in done:
+        assert name in (tmp_path / "out" / name / REPORT).read_text("utf-8")
+        assert quote(f"{name}/{REPORT}") in page
+    made = (tmp_path / "out" / done[0] / REPORT).stat().st_mtime_ns
+    run(*arguments)
+    assert (tmp_path / "out" / done[0] / REPORT).stat().st_mtime_ns == made
+    run(*arguments[:-1])  # with the viewer: another report
+    assert (tmp_path / "out" / done[0] / REPORT).stat().st_mtime_ns > made
 
 
 def test_what_is_done_is_kept_and_the_rest_goes_on(root: Path, tmp_path: Path):

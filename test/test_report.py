@@ -23,10 +23,10 @@ from l2snet.errors import InputError
 from l2snet.evaluation.metrics import measure
 from l2snet.files import write_text
 from l2snet.pipeline import Segmentation
-from l2snet.predict import Wanted, run_case
+from l2snet.predict import REPORT, Wanted, run_case
 from l2snet.report.casepage import Options, hottest_ras_mm, report
 from l2snet.report.cohort import cohort_page, plot, read_summary, write_cohort
-from l2snet.report.files import REPORT, write_files
+from l2snet.report.files import write_files
 from l2snet.report.findings import find, read_findings
 from l2snet.report.page import NIIVUE, niivue
 from l2snet.report.payload import candidates, levels_of, payload, rule_of, to_levels

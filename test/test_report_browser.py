@@ -13,9 +13,10 @@ from reports import HOSTILE, OFF, ON, at_thresholds, phantom, sample
 
 from l2snet.evaluation.metrics import measure
 from l2snet.measure.table import lesion_row, patient_row
+from l2snet.predict import REPORT
 from l2snet.report.casepage import Options
 from l2snet.report.cohort import write_cohort
-from l2snet.report.files import REPORT, write_files
+from l2snet.report.files import write_files
 from l2snet.report.findings import Findings
 from l2snet.report.strings import shown
 

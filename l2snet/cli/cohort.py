@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,13 @@ from l2snet.cli.predict import (
     SmallestOption,
     SuvOption,
 )
+from l2snet.cli.report import REPORT
 from l2snet.errors import InputError
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import SuvType
+
+if TYPE_CHECKING:
+    from l2snet.report.casepage import Options
 
 app = typer.Typer()
 
@@ -45,6 +49,10 @@ def cohort(
     suv_type: SuvOption = SuvType.bw,
     series: SeriesOption = None,
     time_convention: ConventionOption = TimeConvention.qiba,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html of every case, and cohort.html (extra: report).")
+    ] = False,
+    viewer: Annotated[bool, typer.Option(help="--report: put the images into the pages, to leaf through.")] = True,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Pseudonyms for names and UIDs in results, logs and table.")
     ] = False,
@@ -56,6 +64,8 @@ def cohort(
 ) -> None:
     """Segment and measure every study under ROOT; go on where it stopped; one table, OUT/cohort.csv."""
     require("a cohort", "measure", "cc3d")
+    if report:
+        require("the reports", "report", *REPORT)
     from dataclasses import replace
 
     from l2snet.cohort.cases import anonymise, find_cases
@@ -89,6 +99,13 @@ def cohort(
         Reading(pet_only, resample_ct, time_convention, tuple(series or ())),
         Measuring(wanted, smallest_ml, suv_floor, suv_type),
         probability,
+        _page(viewer) if report else None,
     )
     plan = replace(plan, made_by=made_by(loaded, precision, plan))
     run_cohort(cases, plan, in_this_process if ray is None else Cluster(ray, cpus_per_case, gpus_per_case))
+
+
+def _page(viewer: bool) -> Options:
+    from l2snet.report.casepage import Options
+
+    return Options(viewer=viewer)

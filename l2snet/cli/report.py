@@ -62,8 +62,8 @@ def report(
         raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
     if truth is not None:
         require("a comparison", "evaluate", TRUTH)
+    from l2snet.predict import REPORT as PAGE
     from l2snet.report.casepage import Options
-    from l2snet.report.files import REPORT as PAGE
     from l2snet.report.files import write_files
 
     findings = _read(input_folder, pet, ct, result, pet_only, resample_ct, truth)

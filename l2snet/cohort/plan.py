@@ -9,22 +9,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2snet.cohort.cases import CohortCase
 from l2snet.errors import L2SNetError, reason
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
-from l2snet.predict import MANIFEST, PROBABILITY, Wanted, make_way, write_result
+from l2snet.predict import MANIFEST, PROBABILITY, REPORT, Wanted, make_way, write_result
 from l2snet.results import Measuring
 from l2snet.sources import challenge
 from l2snet.sources.inputs import Reading, Source, read_input
 from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES
 
+if TYPE_CHECKING:
+    from l2snet.report.casepage import Options
+
 Row = dict[str, Any]
 # Whatever a case's folder may hold beside its mask.
 LEFT_OVER = (
-    *(MANIFEST, PROBABILITY, LESIONS, PATIENT, MEASUREMENTS),
+    *(MANIFEST, PROBABILITY, LESIONS, PATIENT, MEASUREMENTS, REPORT),
     *FILES.values(),
     *(f"{name}{suffix}" for name in IMAGE_NAMES for suffix in IMAGES.values()),
 )
@@ -48,6 +51,7 @@ class Plan:
     out : gets a folder a case.
     load : makes the method, once a process.
     made_by : hash of what makes a result what it is, from `made_by`.
+    report : what each case's report holds; None: no report.
     """
 
     out: Path
@@ -56,6 +60,7 @@ class Plan:
     reading: Reading = field(default_factory=Reading)
     measuring: Measuring = field(default_factory=Measuring)
     probability: bool = False
+    report: Options | None = None
 
     def folder(self, case: CohortCase) -> Path:
         """Where a case's results go."""
@@ -106,7 +111,8 @@ class Plan:
         L2SNetError : it cannot be measured or written.
         """
         folder = self.folder(case)
-        wanted = Wanted(probability=self.probability, measuring=replace(self.measuring, source=source.dicom))
+        measuring = replace(self.measuring, source=source.dicom)
+        wanted = Wanted(probability=self.probability, measuring=measuring, report=self.report)
         more = {"made_by": self.made_by, "seconds": {"read": round(read_seconds, 3), **result.seconds}}
         write_result(source.case, result, method, folder, wanted, read_seconds, time.perf_counter(), more)
         row: Row = json.loads((folder / MEASUREMENTS).read_text("utf-8"))["patient"]
@@ -127,6 +133,8 @@ def made_by(method: Method, precision: str, plan: Plan) -> str:
     """Hash of weights, thresholds and options: another one is another result. The engine and device play no part."""
     settings = {key: value for key, value in method.settings.items() if key != "engine"}
     options = [precision, asdict(plan.reading), asdict(replace(plan.measuring, source=None)), plan.probability]
+    if plan.report is not None:
+        options.append(asdict(plan.report))
     text = json.dumps([settings, options], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 

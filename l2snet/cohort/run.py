@@ -29,7 +29,7 @@ Runner = Callable[[Plan, Sequence[CohortCase]], Iterator[Outcome]]
 
 
 def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[Outcome]:
-    """Do every case that is not done yet, write OUT/cohort.csv, and only then say what failed.
+    """Do every case that is not done yet, write OUT/cohort.csv and the page over the reports, then say what failed.
 
     The table is written after an interrupt, too, of the cases that are done; the same command goes on from there.
 
@@ -50,6 +50,10 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
     finally:
         table = [outcomes[case.name] for case in cases if case.name in outcomes]
         write_table(table, plan.out / TABLE)
+    if plan.report is not None and any(not outcome.error for outcome in table):
+        from l2snet.report.cohort import write_cohort
+
+        write_cohort(plan.out)
     wrong = sum(bool(outcome.error) for outcome in table)
     if wrong:
         raise L2SNetError(

@@ -18,7 +18,7 @@ import numpy as np
 
 from l2snet.errors import InputError
 from l2snet.files import write_text
-from l2snet.report.files import REPORT
+from l2snet.predict import REPORT
 from l2snet.report.page import render
 from l2snet.report.strings import STRINGS, shown
 

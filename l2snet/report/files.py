@@ -15,7 +15,6 @@ from l2snet.report.views import axial
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report.html"
 PROJECTION, ROTATION, SLICE = "projection.png", "rotation.webp", "lesion_{number:03d}.png"
 
 
