@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 import SimpleITK as sitk
@@ -69,8 +73,30 @@ def run_in_processes(
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
     """One thread a process: they share the cores."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     _worker["function"] = function
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers; without it they would work on, or wait for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory of this process, for work on many large arrays.
+
+    Mapping each anew costs a third of the time of synthesis, and half of training's on a CPU.
+    """
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-4, 0)  # M_MMAP_MAX: never map a single allocation
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give memory back
 
 
 def _run(job: Any) -> Any:

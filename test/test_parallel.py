@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +63,47 @@ def test_a_killed_worker_is_a_sentence_and_what_was_done_is_not_lost() -> None:
     assert isinstance(killed.value, L2SNetError)
     assert killed.value.lost == [99]
     assert done == [(2, 4)]
+
+
+PARENT = """
+import sys
+from test_parallel import report_and_sleep
+from l2snet.parallel import run_in_processes
+if __name__ == "__main__":
+    list(run_in_processes(report_and_sleep, sys.argv[1:], 2))
+"""
+
+
+def report_and_sleep(file: str) -> None:
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    files = [tmp_path / "one", tmp_path / "two"]
+    (tmp_path / "parent.py").write_text(PARENT)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", *files], env={**os.environ, "PYTHONPATH": paths})
+    wait_for(lambda: all(file.is_file() and file.read_text() for file in files))
+    workers = [int(file.read_text()) for file in files]
+    assert all(alive(worker) for worker in workers)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(alive(worker) for worker in workers))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    status = Path(f"/proc/{process}/status")
+    return status.is_file() and "State:\tZ" not in status.read_text()
 
 
 def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:

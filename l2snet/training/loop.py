@@ -8,7 +8,6 @@ pickle). The last checkpoint is the final one.
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
 import logging
 import math
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from l2snet.errors import InputError, TrainingError
 from l2snet.files import write_text
+from l2snet.parallel import keep_freed_memory
 from l2snet.progress import is_first_process
 from l2snet.training.distributed import share_batch_norm, start_fabric
 from l2snet.training.losses import BceDice
@@ -70,7 +70,7 @@ def fit(
     ------
     InputError : the run folder holds another recipe or other cases, or the batch cannot be shared.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     fabric = start_fabric(device)
     start_run(run, recipe, cases)
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
@@ -251,12 +251,3 @@ def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float) -> No
     rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}"])
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds"], *rows])
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory: mapping each large tensor anew halves the speed of training on a CPU."""
-    if sys.platform.startswith("linux"):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-4, 0)  # M_MMAP_MAX: never map a single allocation
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give memory back
