@@ -33,6 +33,7 @@ class Case:
     suv : PET in SUV (body weight).
     ct : CT in HU on the PET's grid; None when only a PET is to be used.
     lesions : binary mask on the PET's grid; None outside training and evaluation.
+    organs : labels of `l2snet.organs.OrganClass` on the PET's grid; None but for training with them.
 
     Raises
     ------
@@ -43,6 +44,7 @@ class Case:
     suv: Volume
     ct: Volume | None = None
     lesions: Volume | None = None
+    organs: Volume | None = None
 
     def __post_init__(self) -> None:
         if min(self.suv.geometry.size) < MIN_SLICES:
@@ -51,7 +53,7 @@ class Case:
                 f"{MIN_SLICES} slices along every axis"
             )
         check_suv(self.suv.array)
-        for what, volume in (("CT", self.ct), ("lesion mask", self.lesions)):
+        for what, volume in (("CT", self.ct), ("lesion mask", self.lesions), ("organ map", self.organs)):
             if volume is not None and not volume.geometry.matches(self.suv.geometry):
                 remedy = "; use --resample-ct to bring the CT onto the PET's grid" if what == "CT" else ""
                 raise InputError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from l2snet.errors import WeightsError, reason
 from l2snet.networks import build
+from l2snet.organs import CLASSES
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, START, load_checkpoint
 from l2snet.training.recipes import RECIPES
 from l2snet.volume import Array
@@ -54,7 +55,12 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
     text = (run / RECIPE).read_text("utf-8")
     recipe = RECIPES[json.loads(text)["network"]].from_json(text)
     network = build(recipe.network, recipe.architecture)
+    learns_organs = getattr(recipe, "organ_weight", 0) > 0
+    if learns_organs:
+        network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
     epochs = load_checkpoint(run / CHECKPOINT, network)
+    if learns_organs:
+        network.organ_head = None
     trained: dict[str, Any] = {
         "recipe": json.loads(text),
         "epochs": epochs,

@@ -12,16 +12,13 @@ from l2snet.preprocess import Body, pad_to
 from l2snet.sliding_window import STEP, slide
 from l2snet.volume import Array
 
-# Every combination of the three spatial axes of (n, c, z, y, x), as nnU-Net mirrors.
-MIRRORED_AXES = [axes for count in range(1, 4) for axes in combinations((2, 3, 4), count)]
-
 
 def segment(body: Body, network: Network, mirror: bool = False, step: float = STEP, batch: int = 1) -> Array:
     """The probability that a voxel is lesion, from a sliding window over the body box.
 
     Parameters
     ----------
-    mirror : average over the eight mirrored versions of every window.
+    mirror : average over every window's versions mirrored along the axes that its training mirrored.
 
     Returns
     -------
@@ -49,15 +46,21 @@ def predict_channels(
     if body.ct is not None:
         image[1] = config.ct(body.ct)
     # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
+    # Every combination of these axes of (n, c, z, y, x), as nnU-Net mirrors.
+    flips = [
+        tuple(axis + 2 for axis in axes)
+        for count in range(1, 1 + len(config.mirror_axes))
+        for axes in combinations(config.mirror_axes, count)
+    ]
     padded, undo = pad_to(image, config.window, 0.0)
     mask, _ = pad_to(body.mask, config.window, False)
 
     def predict(windows: Array) -> Array:
         out = network(windows)
         if mirror:
-            for axes in MIRRORED_AXES:
+            for axes in flips:
                 out = out + np.flip(network(np.flip(windows, axes)), axes)
-            out = out / (1 + len(MIRRORED_AXES))
+            out = out / (1 + len(flips))
         return out[:, list(channels)]
 
     return slide(padded, config.window, predict, mask, step, batch, len(channels))[undo]

@@ -45,6 +45,7 @@ class NetworkConfig:
     window : (z, y, x) of a 3D network's sliding window; None for the localizer, which takes whole slices.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
+    mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
     pet, ct : intensity windows in SUV and HU; `ct` None when the network sees PET alone.
     thresholds : named as in `THRESHOLDS`.
     trained : how the weights came about (recipe, cases, what they started from); `seen_cases` is drawn from it.
@@ -58,6 +59,7 @@ class NetworkConfig:
     window: tuple[int, int, int] | None = None
     multiple: int = 32
     slices: int = 1
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,6 +78,8 @@ class NetworkConfig:
             raise ValueError(f"window {self.window} does not have three axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
+        if not set(self.mirror_axes) <= {0, 1, 2}:
+            raise ValueError(f"mirror_axes are {self.mirror_axes}; expected some of 0, 1 and 2")
         wanted = set(THRESHOLDS[self.network])
         if set(self.thresholds) != wanted or not all(0 <= t <= 1 for t in self.thresholds.values()):
             raise ValueError(f"thresholds are {dict(self.thresholds)}; expected {sorted(wanted)}, each in 0..1")
@@ -109,7 +113,7 @@ class NetworkConfig:
         for name in ("pet", "ct"):
             if values.get(name) is not None:
                 values[name] = intensity(values[name])
-        for name in ("spacing_mm", "window"):
+        for name in ("spacing_mm", "window", "mirror_axes"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch.utils.data import DataLoader
 
 from l2snet.case import Case
 from l2snet.errors import InputError
+from l2snet.organs import OrganClass
 from l2snet.preprocess import WORKING_SPACING_MM, Window, prepare
 from l2snet.training import train
-from l2snet.training.cache import DONE, CachedCase, write_case
+from l2snet.training.augment import _spatial
+from l2snet.training.cache import DONE, HOT_SUV, CachedCase, write_case
 from l2snet.training.datasets import Sample, SliceDataset, WindowDataset
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.volume import Array, Geometry, Volume
@@ -49,6 +52,7 @@ def make(tmp_path: Path) -> Make:
         lesions: Array | None = None,
         cue: Array | None = None,
         with_ct: bool = True,
+        organs: Array | None = None,
     ) -> CachedCase:
         suv = coronal_ramp() if suv is None else suv
         if lesions is None:
@@ -56,7 +60,8 @@ def make(tmp_path: Path) -> Make:
             lesions[LESION] = 1
         grid = replace(GRID, size=suv.shape)
         ct = Volume(soft_ct(suv.shape), grid) if with_ct else None
-        cached = write_case(Case(name, Volume(suv, grid), ct, Volume(lesions, grid)), tmp_path / "cache")
+        organ_map = None if organs is None else Volume(organs, grid)
+        cached = write_case(Case(name, Volume(suv, grid), ct, Volume(lesions, grid), organ_map), tmp_path / "cache")
         if cue is not None:
             np.save(cached.folder / "cue.npy", cue.astype(np.float16))
         return CachedCase(cached.folder)
@@ -72,6 +77,11 @@ def slice_recipe(**changes: object) -> LocalizerRecipe:
 def window_recipe(**changes: object) -> SegmenterRecipe:
     settings = {"crop": (8, 16, 16), "epochs": 2, "steps_per_epoch": 100, "cue_weight": 0.0, **changes}
     return SegmenterRecipe(**settings)  # type: ignore[arg-type]
+
+
+def spatial(crop: tuple[int, int, int]) -> BasicTransform:
+    """No augmentation: the crop alone."""
+    return _spatial(crop, 0.0, 0.0, 0.0, nearest=True)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -499,6 +509,70 @@ def test_cut_slices_end_within(make: Make) -> None:
     for i in range(20):
         empty = (cut[i]["image"][0] == -1).all(1)
         assert 0 < empty.sum() <= 8
+
+
+def coronal_organs() -> Array:
+    """A class for every pair of coronal slices, 1 to 14, so that SUV tells the class."""
+    return np.broadcast_to((1 + np.arange(SIZE[1]) // 2).astype(np.uint8)[:, None], SIZE).copy()
+
+
+def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:
+    case = make(organs=coronal_organs())
+    data = WindowDataset([case], window_recipe(organ_weight=1.0))
+    data.transforms = spatial(data.recipe.crop)
+    for index in range(20):
+        sample = data[index]
+        slices = sample["image"][0] * 15  # SUV, clipped at 15
+        inside = (slices >= 1) & (slices < 14.5)
+        assert sample["organs"].dtype == torch.uint8
+        torch.testing.assert_close(
+            sample["organs"][0][inside].float(), ((slices[inside].round() - 1) // 2) + 1, atol=0, rtol=0
+        )
+        assert not sample["organs"][0][slices == 0].any()
+
+
+def test_slices_have_the_organs_of_their_pixels(make: Make) -> None:
+    case = make(organs=coronal_organs())
+    recipe = slice_recipe(organ_weight=1.0, rotation_degrees=0.0, pet=Window(0.0, 64.0))
+    for index in range(20):
+        sample = SliceDataset([case], recipe)[index]
+        slices = (sample["image"][0] * 64).round()
+        expected = torch.where(slices > 0, ((slices - 1) // 2) + 1, 0)
+        torch.testing.assert_close(sample["organs"][0].float(), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["slices", "windows"])
+def test_organs_of_a_case_without_a_map_are_unknown(make: Make, kind: str) -> None:
+    data = (
+        SliceDataset([make()], slice_recipe(organ_weight=1.0, rotation_degrees=0.0))
+        if kind == "slices"
+        else WindowDataset([make()], window_recipe(organ_weight=1.0))
+    )
+    if isinstance(data, WindowDataset):
+        data.transforms = spatial(data.recipe.crop)
+    assert all((data[index]["organs"] == OrganClass.UNKNOWN).all() for index in range(5))
+
+
+def test_hot_weight_is_on_hot_voxels_and_lesions(make: Make) -> None:
+    case = make()
+    windows = WindowDataset([case], window_recipe(hot_weight=4.0, lesion_share=1.0))
+    windows.transforms = spatial(windows.recipe.crop)
+    sample = windows[0]
+    hot = (sample["image"][0] * 15 > HOT_SUV + 0.5) | (sample["truth"][0] > 0)
+    torch.testing.assert_close(sample["weight"][0], 1 + 4.0 * hot)
+    recipe = slice_recipe(hot_weight=4.0, lesion_share=1.0, rotation_degrees=0.0, pet=Window(0.0, 64.0))
+    sample = SliceDataset([case], recipe)[0]
+    hot = (sample["image"][0] * 64 > HOT_SUV + 0.5) | (sample["truth"][0] > 0)
+    torch.testing.assert_close(sample["weight"][0], 1 + 4.0 * hot)
+
+
+def test_nothing_is_taught_beyond_a_cut(make: Make) -> None:
+    recipe = window_recipe(cut_share=1.0, hot_weight=4.0, organ_weight=1.0)
+    sample = WindowDataset([make(organs=coronal_organs())], recipe)[0]
+    beyond = (sample["organs"][0] == OrganClass.UNKNOWN).all(dim=(1, 2))
+    assert 0 < beyond.sum() <= recipe.crop[0] - recipe.crop[0] // 3
+    assert not sample["image"][:, beyond].any()
+    assert (sample["weight"][:, beyond] == 1).all()
 
 
 @pytest.mark.parametrize(("share", "draws"), [(0.0, 60), (0.3, 300), (1.0, 60)])

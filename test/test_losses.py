@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2snet.training.losses import DICE_SMOOTHING, BceDice, bce_dice
+from l2snet.organs import OrganClass
+from l2snet.training.losses import DICE_SMOOTHING, BceDice, bce_dice, organ_entropy
 
 LN3 = log(3)
 
@@ -121,3 +122,37 @@ def test_half_precision_is_widened() -> None:
     loss = bce_dice(torch.zeros(1, 1, 2, dtype=torch.bfloat16), torch.tensor([1, 0], dtype=torch.uint8)[None, None])
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(log(2) + 1 / 3, rel=1e-6)
+
+
+# Organs
+
+
+def test_organ_entropy_is_the_mean_over_known_voxels() -> None:
+    # Three classes over two voxels: probabilities 1/2, 1/4, 1/4 and 1/3 each. The third voxel's class is unknown.
+    logits = torch.tensor([[[log(2), 0.0, 9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    labels = torch.tensor([[[0, 2, OrganClass.UNKNOWN]]], dtype=torch.uint8)
+    assert organ_entropy(logits, labels).item() == pytest.approx((log(2) + log(3)) / 2, rel=1e-6)
+
+
+def test_organ_entropy_of_nothing_known_is_zero() -> None:
+    logits = torch.zeros(1, 3, 2, requires_grad=True)
+    loss = organ_entropy(logits, torch.full((1, 1, 2), OrganClass.UNKNOWN, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_organ_entropy_on_coarser_voxels_takes_a_label_within_each() -> None:
+    logits = torch.full((1, 2, 1, 2), -20.0)
+    logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 20.0  # class 0, then class 1
+    labels = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]], dtype=torch.uint8)[None, None]
+    assert organ_entropy(logits, labels).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_organs_are_learnt_beside_the_lesions() -> None:
+    sample = {"truth": row(1.0, 0.0), "organs": torch.tensor([[[1, 0]]], dtype=torch.uint8)}
+    lesions, organs = row(LN3, -LN3), torch.zeros(1, 2, 2)
+    alone = bce_dice(lesions, sample["truth"]).item()
+    assert BceDice(organ_weight=3.0)(lesions, sample).item() == pytest.approx(alone)
+    assert BceDice(organ_weight=3.0)((lesions, organs), sample).item() == pytest.approx(alone + 3 * log(2))

@@ -212,6 +212,20 @@ def test_mirroring_averages_every_flip() -> None:
     np.testing.assert_allclose(segment(body, network, mirror=True), 0.5)  # half of the eight flips turn x round
 
 
+def test_mirroring_flips_only_what_training_flipped() -> None:
+    calls = []
+
+    def record(batch: np.ndarray) -> np.ndarray:
+        calls.append(batch)
+        return np.zeros_like(batch[:, :1])
+
+    case = body_case((16, 16, 16), ct=False)
+    settings = replace(config(SEGMENTER), mirror_axes=(2,))
+    segment(prepare(case), Network(settings, "", "", record), mirror=True)
+    plain, flipped = calls
+    np.testing.assert_array_equal(flipped, plain[..., ::-1])
+
+
 @pytest.mark.parametrize("size", [(619, 20, 20), (6, 40, 40), (40, 5, 40), (2, 2, 2)])
 def test_any_size_is_segmented(size: tuple[int, int, int]) -> None:
     geometry = Geometry(size, WORKING_SPACING_MM)

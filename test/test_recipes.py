@@ -31,7 +31,7 @@ def test_paper_phase_1() -> None:
     assert recipe.widths == (320, 256, 128, 64, 32)
     assert recipe.encoder_weights == "imagenet"
     # The first weights of the encoder are no part of what the weights folder describes.
-    assert recipe.architecture == {"in_channels": 1, "widths": [320, 256, 128, 64, 32]}
+    assert recipe.architecture == {"in_channels": 1, "widths": [320, 256, 128, 64, 32], "stride": 1}
 
 
 def test_paper_phase_2() -> None:
@@ -49,7 +49,7 @@ def test_paper_phase_2() -> None:
     assert recipe.ct_dropout == 0.0
     assert recipe.widths == (16, 32, 64, 128)
     assert recipe.norm == "window"
-    assert recipe.architecture == {"in_channels": 2, "widths": [16, 32, 64, 128], "norm": "window"}
+    assert recipe.architecture == {"in_channels": 2, "widths": [16, 32, 64, 128], "norm": "window", "stride": [1, 1, 1]}
 
 
 def test_schedule_by_hand() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from l2snet.case import Case
 from l2snet.errors import InputError
+from l2snet.organs import OrganClass
 from l2snet.sources.autopet import read_study
 from l2snet.synthesis import Options, synthesize
 from l2snet.synthesis.anatomy import Anatomy, draw_anatomy
@@ -108,6 +109,18 @@ def test_organs_stay_where_the_map_has_them(organs: Volume, cases: list[Case]) -
     for case in cases:
         liver = case.suv.array[organs.array == Organ.LIVER].mean()
         assert liver > 3 * case.suv.array[outside].mean()
+
+
+def test_a_body_has_its_organ_map(organs: Volume, cases: list[Case]) -> None:
+    """The organs of the map that it was made from keep their class, and what is drawn between them is there."""
+    case = cases[0]
+    assert case.organs is not None
+    assert case.organs.geometry == organs.geometry
+    for organ, organ_class in ((Organ.LIVER, OrganClass.LIVER), (Organ.SPLEEN, OrganClass.SPLEEN)):
+        inside = organs.array == organ
+        assert (case.organs.array[inside] == organ_class).mean() > 0.8
+    assert set(np.unique(case.organs.array)) >= set(OrganClass) - {OrganClass.UNKNOWN, OrganClass.HEAD_AND_NECK}
+    assert (case.organs.array[case.suv.array > 0.5] > 0).mean() > 0.95
 
 
 def test_every_second_body_is_free_of_lesions(cases: list[Case]) -> None:

@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import DeviceError, InputError, TrainingError
-from l2snet.export import export_run
+from l2snet.export import export_run, load_network, read_weights
 from l2snet.networks import build
+from l2snet.organs import CLASSES, OrganClass
 from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.training import loop
 from l2snet.training.cache import CachedCase, write_case
@@ -31,7 +32,7 @@ from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.training.train import train_localizer, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume
-from l2snet.weights import NetworkConfig
+from l2snet.weights import NETWORK, NetworkConfig, read_config
 
 SIZE = (20, 22, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
@@ -252,6 +253,38 @@ def test_a_run_starts_from_weights_and_says_what_they_had_seen(
             "cpu",
             pretrained=tmp_path / "weights",
         )
+
+
+def test_a_localizer_may_start_from_one_of_another_stride(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train, recipe = train_localizer, LOCALIZER
+    train(cases[:1], replace(recipe, epochs=1), tmp_path / "first", "cpu")
+    export_run(tmp_path / "first", tmp_path / "weights")
+    coarser = replace(recipe, epochs=1, stride=2, crop=(64, 64))
+    train(cases[1:], coarser, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")
+    config = export_run(tmp_path / "second", tmp_path / "more")
+    assert (config.architecture["stride"], config.multiple) == (2, 64)
+
+
+# It learns organs too
+
+
+@pytest.mark.parametrize(("train", "recipe"), PHASES[:2])
+def test_the_head_for_organs_stays_in_the_run(
+    tmp_path: Path, cases: list[CachedCase], train: Train, recipe: Recipe
+) -> None:
+    """It is trained, kept in the checkpoint, and no part of the weights, which another training may start from."""
+    np.save(cases[0].folder / "organs.npy", np.full(cases[0].suv.shape, OrganClass.LIVER, np.uint8))
+    learning = replace(recipe, organ_weight=20.0, hot_weight=5.0)
+    train(cases, learning, tmp_path / "run", "cpu")
+    stored = tensors(tmp_path / "run")[0]
+    bias = stored["network/organ_head.bias"]
+    assert bias.shape == (CLASSES,)
+    assert set(bias.argsort()[-2:].tolist()) == {OrganClass.LIVER, OrganClass.OUTSIDE}  # crops reach beyond the case
+    export_run(tmp_path / "run", tmp_path / "weights")
+    config = read_config(tmp_path / "weights")
+    assert not any("organ" in name for name in read_weights(tmp_path / "weights" / NETWORK))
+    assert not load_network(tmp_path / "weights" / NETWORK, config).training
+    train(cases, learning, tmp_path / "next", "cpu", pretrained=tmp_path / "weights")
 
 
 # It resumes

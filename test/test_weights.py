@@ -161,6 +161,7 @@ REFUSED = {
     "empty window": (with_values(pet={"low": 1, "high": 1}), "empty"),
     "even slices": (with_values(slices=2), "slices is 2; expected 1, 3, 5 or 7"),
     "nine slices": (with_values(slices=9), "slices is 9"),
+    "a fourth axis": (with_values(mirror_axes=(2, 3)), r"mirror_axes are .2, 3.; expected some of 0, 1 and 2"),
     "no window": (with_values(window=None), "a segmenter needs a window"),
     "window off the multiple": (with_values(window=[64, 96, 81]), "is not a multiple of 8"),
     "multiple of zero": (with_values(multiple=0), "multiple"),

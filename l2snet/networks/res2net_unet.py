@@ -22,17 +22,21 @@ class Res2NetUNet(nn.Module):
     widths : decoder widths from the deepest stage on.
     encoder_weights : None, "imagenet" (timm fetches its own), or a local .safetensors file of timm's.
         With one input channel the ImageNet filters are summed over colour.
+    stride : the network runs on means of this many pixels a side, and its logits are interpolated, so that a slice as
+        costly shows more of the body. The paper has no such stride.
     """
-
-    multiple = 32
 
     def __init__(
         self,
         in_channels: int = 1,
         widths: Sequence[int] = (320, 256, 128, 64, 32),
         encoder_weights: str | None = None,
+        stride: int = 1,
     ) -> None:
         super().__init__()
+        if stride < 1:
+            raise ValueError(f"stride is {stride}; expected at least 1")
+        self.stride, self.multiple = stride, 32 * stride
         overlay = {"file": encoder_weights} if encoder_weights and encoder_weights != "imagenet" else None
         if overlay and not (Path(overlay["file"]).is_file() and overlay["file"].endswith(".safetensors")):
             raise FileNotFoundError(
@@ -52,18 +56,33 @@ class Res2NetUNet(nn.Module):
         )
         self.head = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, slices, z, x) in -1..1 to logits (n, 1, z, x); sizes must be multiples of 32."""
+        self.organ_head: nn.Module | None = None
+
+    def learn_organs(self, classes: int) -> None:
+        """Add a head for classes of organs, on the coarser pixels; only training has it."""
+        self.organ_head = nn.Conv2d(self.head.in_channels, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(n, slices, z, x) in -1..1 to logits (n, 1, z, x); sizes must be multiples of `multiple`.
+
+        In training, with `learn_organs`, also the logits of the organs, (n, classes, ...) on the coarser pixels.
+        """
         if any(n % self.multiple for n in x.shape[2:]):
             raise ValueError(
                 f"a slice of {tuple(x.shape[2:])} was given; both sizes must be multiples of {self.multiple}"
             )
+        if self.stride > 1:
+            x = functional.avg_pool2d(x, self.stride)
         *skips, x = self.encoder(x)
         for block in self.decoder:
             x = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skips.pop()], dim=1) if skips else x)
         logits: Tensor = self.head(x)
-        return logits
+        if self.stride > 1:
+            logits = functional.interpolate(
+                logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False
+            )
+        return (logits, self.organ_head(x)) if self.training and self.organ_head is not None else logits
 
 
 def _block(before: int, width: int) -> nn.Sequential:

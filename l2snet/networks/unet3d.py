@@ -18,14 +18,25 @@ class UNet3D(nn.Module):
     in_channels : 2, PET then CT.
     widths : filters per level; the paper gives the first (16), the rest are doubled.
     norm : "window" (layer norm over C, D, H, W, the paper) or "channels" (layer norm over C at each voxel).
+    stride : (z, y, x), 1 or 2, of the first convolution, which the head undoes: what is between runs on coarser voxels,
+        so that a window as costly sees more. The paper has no such stride.
     """
 
-    def __init__(self, in_channels: int = 2, widths: Sequence[int] = (16, 32, 64, 128), norm: str = "window") -> None:
+    def __init__(
+        self,
+        in_channels: int = 2,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        norm: str = "window",
+        stride: Sequence[int] = (1, 1, 1),
+    ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm {norm!r} is not known; expected one of {sorted(NORMS)}")
-        self.multiple = 2 ** (len(widths) - 1)
-        self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1)
+        step = tuple(int(n) for n in stride)
+        if len(step) != 3 or not set(step) <= {1, 2}:
+            raise ValueError(f"stride is {step}; expected three numbers, each 1 or 2")
+        self.multiple = 2 ** (len(widths) - 1) * max(step)
+        self.stem = nn.Conv3d(in_channels, widths[0], tuple(n + 2 for n in step), step, padding=1)
         self.encoder = nn.ModuleList(
             _block(before, width, norm) for before, width in zip((widths[0], *widths), widths, strict=False)
         )
@@ -33,10 +44,19 @@ class UNet3D(nn.Module):
         pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose3d(deep, width, 2, stride=2) for deep, width in pairs)
         self.decoder = nn.ModuleList(_block(2 * width, width, norm) for _, width in pairs)
-        self.head = nn.Conv3d(widths[0], 1, 1)
+        self.head = nn.Conv3d(widths[0], 1, 1) if max(step) == 1 else nn.ConvTranspose3d(widths[0], 1, step, step)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 2, z, y, x) in 0..1 to logits (n, 1, z, y, x); sizes must be multiples of `multiple`."""
+        self.organ_head: nn.Module | None = None
+
+    def learn_organs(self, classes: int) -> None:
+        """Add a head for classes of organs, on the coarser voxels; only training has it."""
+        self.organ_head = nn.Conv3d(self.head.in_channels, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(n, 2, z, y, x) in 0..1 to logits (n, 1, z, y, x); sizes must be multiples of `multiple`.
+
+        In training, with `learn_organs`, also the logits of the organs, (n, classes, ...) on the coarser voxels.
+        """
         if any(n % self.multiple for n in x.shape[2:]):
             raise ValueError(
                 f"a window of {tuple(x.shape[2:])} was given; every size must be a multiple of {self.multiple}"
@@ -50,7 +70,7 @@ class UNet3D(nn.Module):
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         logits: Tensor = self.head(x)
-        return logits
+        return (logits, self.organ_head(x)) if self.training and self.organ_head is not None else logits
 
 
 def _block(before: int, width: int, norm: str) -> nn.Sequential:

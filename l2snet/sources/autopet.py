@@ -12,6 +12,8 @@ from l2snet.files import write_text
 from l2snet.volume import Volume, read_volume
 
 SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
+# Labels of `l2snet.organs.OrganClass`, where a study has them.
+ORGANS = "ORGANS.nii.gz"
 # Names of the cases whose tumours a synthetic study may hold: who trains on it has seen them.
 DONORS = "donors.json"
 
@@ -63,4 +65,5 @@ def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = Fals
         ct = read_volume(folder / CT_RESAMPLED, "CT")
     else:
         ct = read_volume(folder / CT, "CT").to_grid(suv.geometry, outside=AIR_HU)
-    return Case(folder.name, suv, ct, read_volume(folder / LESIONS, "lesion mask"))
+    organs = read_volume(folder / ORGANS, "organ map") if (folder / ORGANS).is_file() else None
+    return Case(folder.name, suv, ct, read_volume(folder / LESIONS, "lesion mask"), organs)

@@ -16,6 +16,7 @@ from l2snet.synthesis.imaging import Scanner, draw_scanner, image_pet
 from l2snet.synthesis.landmarks import Organ
 from l2snet.synthesis.lesions import draw_lesions
 from l2snet.synthesis.physiology import Appearance, density, draw_appearance, uptake
+from l2snet.synthesis.tissues import ORGAN_OF_TISSUE
 from l2snet.synthesis.traps import paint_traps
 from l2snet.synthesis.tumours import Tumour
 from l2snet.volume import Array, Geometry, Volume
@@ -48,7 +49,7 @@ class Options:
 
 
 def synthesize(organs: Volume, seed: int, options: Options | None = None, name: str | None = None) -> Case:
-    """Make the PET, CT (or none) and lesion mask of a synthetic body.
+    """Make the PET, CT (or none), lesion mask and organ map of a synthetic body.
 
     The same seed, `VERSION`, map and options give the same voxels.
 
@@ -78,6 +79,9 @@ def synthesize(organs: Volume, seed: int, options: Options | None = None, name: 
     paint_traps(anatomy, suv, hu, draw[3])
     mask = _lesions(anatomy, suv, hu, scanner, looks, options.tumours, draw[4]) if wanted else np.zeros(suv.shape, bool)
     shape, spacing = _imaging_grid(anatomy, options.spacing_mm)
+    organ_map = ORGAN_OF_TISSUE[anatomy.tissues]
+    if shape != organ_map.shape:
+        organ_map = resize(organ_map, anatomy.spacing_mm, shape, spacing, nearest=True)
     pet = image_pet(suv, anatomy, scanner, shape, spacing, draw[5])
     drawn = _on_grid(mask, anatomy, shape, spacing)
     has_ct = draw[2].random() >= CT_MISSING
@@ -89,6 +93,7 @@ def synthesize(organs: Volume, seed: int, options: Options | None = None, name: 
         frame.place(pet, 0.0).to_grid(target, outside=0.0),
         None if ct is None else _surround(ct, frame, anatomy, scan).to_grid(target, outside=scan.padding_hu),
         frame.place(drawn.astype(np.uint8), 0).to_grid(target, outside=0.0, nearest=True),
+        frame.place(organ_map, 0).to_grid(target, outside=0.0, nearest=True),
     )
 
 

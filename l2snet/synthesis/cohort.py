@@ -16,7 +16,7 @@ from l2snet.errors import InputError
 from l2snet.files import write_text
 from l2snet.parallel import run_jobs
 from l2snet.progress import track
-from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, SUV, read_study, write_donors
+from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, ORGANS, SUV, read_study, write_donors
 from l2snet.synthesis.body import SCANNER_GRIDS, VERSION, Options, synthesize
 from l2snet.synthesis.drawing import Spacing
 from l2snet.synthesis.sheet import picture_sheet
@@ -138,6 +138,8 @@ def _write_study(case: Case, folder: Path) -> None:
         write_volume(case.ct.with_array(rounded), folder / CT_RESAMPLED, compress=True)
     if case.lesions is not None:
         write_volume(case.lesions, folder / LESIONS, compress=True)
+    if case.organs is not None:
+        write_volume(case.organs, folder / ORGANS, compress=True)
     # Half precision is what training keeps; without the noise of the last digits the file is half as large.
     halved = case.suv.array.astype(np.float16).astype(np.float32)
     write_volume(case.suv.with_array(halved), folder / SUV, compress=True)

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from l2snet.organs import OrganClass
 from l2snet.volume import Array
 
 
@@ -196,3 +197,33 @@ def among(*labels: int) -> Array:
     chosen = np.zeros(256, bool)
     chosen[list(labels)] = True
     return chosen
+
+
+def _organ_of_tissue() -> Array:
+    """(256,) uint8: the class of organs that a tissue belongs to."""
+    members = {
+        OrganClass.OUTSIDE: (Tissue.AIR,),
+        OrganClass.MUSCLE: MUSCLES,
+        OrganClass.BONE: BONES,
+        OrganClass.LUNG: (Tissue.LUNG, Tissue.AIRWAY, Tissue.LUNG_VESSEL),
+        OrganClass.HEART_WALL: (Tissue.HEART_WALL,),
+        OrganClass.BLOOD: (Tissue.BLOOD,),
+        OrganClass.LIVER: (Tissue.LIVER,),
+        OrganClass.SPLEEN: (Tissue.SPLEEN,),
+        OrganClass.KIDNEY: (Tissue.KIDNEY, Tissue.KIDNEY_PELVIS, Tissue.SINUS_FAT),
+        OrganClass.URINE: (Tissue.URETER, Tissue.URETER_HOT, Tissue.URINE, Tissue.BLADDER_WALL),
+        OrganClass.STOMACH: (Tissue.STOMACH_WALL, Tissue.STOMACH_CONTENT),
+        OrganClass.BOWEL: (*COLON, *SMALL_BOWEL, Tissue.GAS, Tissue.STOOL, Tissue.BOWEL_FLUID, Tissue.ANUS),
+        OrganClass.BRAIN: (Tissue.GREY, Tissue.WHITE, Tissue.DEEP_GREY, Tissue.CEREBELLUM, Tissue.CEREBROSPINAL),
+        OrganClass.HEAD_AND_NECK: (
+            *(Tissue.THYROID, Tissue.LARYNX, Tissue.TONSIL, Tissue.SALIVARY, Tissue.TONGUE),
+            *(Tissue.EYE, Tissue.EYE_MUSCLE, Tissue.MUCOSA),
+        ),
+    }
+    classes = np.full(256, OrganClass.OTHER, np.uint8)
+    for organ, tissues in members.items():
+        classes[list(tissues)] = organ
+    return classes
+
+
+ORGAN_OF_TISSUE = _organ_of_tissue()

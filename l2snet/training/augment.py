@@ -21,14 +21,21 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 
-def slice_transforms(crop: tuple[int, int], rotation_degrees: float) -> BasicTransform:
-    """Phase 1: in-plane rotation of every slice and a left-right flip of half of them; axes (z, x)."""
+def slice_transforms(crop: tuple[int, int], rotation_degrees: float, nearest: bool = False) -> BasicTransform:
+    """Phase 1: in-plane rotation of every slice and a left-right flip of half of them; axes (z, x).
+
+    Parameters
+    ----------
+    nearest : take the nearest label where several would be interpolated one by one, which is slow for many.
+    """
     angle = np.deg2rad(rotation_degrees)
-    return ComposeTransforms([_spatial(crop, 1.0, angle, 0.0), MirrorTransform(allowed_axes=(1,))])
+    return ComposeTransforms([_spatial(crop, 1.0, angle, 0.0, nearest), MirrorTransform(allowed_axes=(1,))])
 
 
-def window_transforms(crop: tuple[int, int, int]) -> BasicTransform:
-    """Phase 2: nnU-Net's default 3D augmentation; axes (z, y, x), intensities about 0..1."""
+def window_transforms(
+    crop: tuple[int, int, int], mirror_axes: tuple[int, ...] = (0, 1, 2), nearest: bool = False
+) -> BasicTransform:
+    """Phase 2: nnU-Net's default 3D augmentation; axes (z, y, x), intensities about 0..1; `nearest` as above."""
 
     def sometimes(transform: BasicTransform, probability: float) -> BasicTransform:
         return RandomTransform(transform, apply_probability=probability)
@@ -38,7 +45,7 @@ def window_transforms(crop: tuple[int, int, int]) -> BasicTransform:
     gamma: RandomScalar = BGContrast((0.7, 1.5))
     return ComposeTransforms(
         [
-            _spatial(crop, 0.2, np.deg2rad(30.0), 0.2),
+            _spatial(crop, 0.2, np.deg2rad(30.0), 0.2, nearest),
             sometimes(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), 0.1),
             sometimes(
                 GaussianBlurTransform(
@@ -71,7 +78,7 @@ def window_transforms(crop: tuple[int, int, int]) -> BasicTransform:
             ),
             sometimes(_gamma(gamma, invert=True), 0.1),
             sometimes(_gamma(gamma, invert=False), 0.3),
-            MirrorTransform(allowed_axes=(0, 1, 2)),
+            MirrorTransform(allowed_axes=mirror_axes),
         ]
     )
 
@@ -86,7 +93,9 @@ def _gamma(gamma: RandomScalar, invert: bool) -> BasicTransform:
     )
 
 
-def _spatial(crop: tuple[int, ...], p_rotation: float, angle: float, p_scaling: float) -> SpatialTransform:
+def _spatial(
+    crop: tuple[int, ...], p_rotation: float, angle: float, p_scaling: float, nearest: bool
+) -> SpatialTransform:
     """Rotation by up to `angle` radians and scaling about the centre, then the central `crop`."""
     return SpatialTransform(
         patch_size=crop,
@@ -99,4 +108,5 @@ def _spatial(crop: tuple[int, ...], p_rotation: float, angle: float, p_scaling: 
         scaling=(0.7, 1.4),
         p_synchronize_scaling_across_axes=1,
         bg_style_seg_sampling=False,
+        mode_seg="nearest" if nearest else "bilinear",
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from l2snet.case import Case
 from l2snet.errors import InputError
+from l2snet.organs import OrganClass
 from l2snet.preprocess import Body, prepare
 from l2snet.volume import Array, Geometry
 
@@ -68,6 +69,12 @@ class CachedCase:
     def lesions(self) -> Array:
         """Lesion mask, uint8."""
         return _mapped(self.folder / "lesions.npy")
+
+    @cached_property
+    def organs(self) -> Array | None:
+        """Labels of `OrganClass`, uint8; None where the case has none."""
+        path = self.folder / "organs.npy"
+        return _mapped(path) if path.is_file() else None
 
     @property
     def donors(self) -> list[str]:
@@ -144,7 +151,8 @@ def training_arrays(case: Case) -> tuple[dict[str, Array], Geometry]:
 
     Returns
     -------
-    `suv` (float16), `ct` (int16 HU, where the case has one) and `lesions` (uint8), each (z, y, x), and their grid.
+    `suv` (float16), `ct` (int16 HU, where the case has one), `lesions` (uint8) and `organs` (uint8, where the case has
+    them), each (z, y, x), and their grid.
 
     Raises
     ------
@@ -158,6 +166,9 @@ def training_arrays(case: Case) -> tuple[dict[str, Array], Geometry]:
     if body.ct is not None:
         arrays["ct"] = np.clip(np.rint(body.ct), -1024, 3071).astype(np.int16)
     arrays["lesions"] = (lesions.array >= 0.5).astype(np.uint8)
+    if case.organs is not None:
+        organs = case.organs.with_array(case.organs.array.astype(np.uint8))
+        arrays["organs"] = organs.to_grid(body.geometry, outside=OrganClass.OUTSIDE, nearest=True).array
     return arrays, body.geometry
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from l2snet.organs import OrganClass
 from l2snet.training.augment import slice_transforms, window_transforms
-from l2snet.training.cache import CachedCase
+from l2snet.training.cache import HOT_SUV, CachedCase
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.volume import Array
 
@@ -37,11 +38,14 @@ class Readable(Protocol):
 
 
 class SliceDataset(Dataset[Sample]):
-    """Coronal PET slices for phase 1: `image` (slices, z, x) in the recipe's window, `truth` (1, z, x)."""
+    """Coronal PET slices for phase 1: `image` (slices, z, x) in the recipe's window, `truth` (1, z, x).
+
+    Where the recipe has them: `weight` (1, z, x), 1 + hot_weight on hot voxels, and `organs` (1, z, x), uint8.
+    """
 
     def __init__(self, cases: Sequence[CachedCase], recipe: LocalizerRecipe) -> None:
         self.cases, self.recipe = list(cases), recipe
-        self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees)
+        self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees, recipe.organ_weight > 0)
         has_lesion = {case: case.lesions.any(axis=(0, 2)) for case in self.cases}
         full = {case: np.flatnonzero(has) for case, has in has_lesion.items() if has.any()}
         empty = {case: np.flatnonzero(~has) for case, has in has_lesion.items() if not has.all()}
@@ -68,21 +72,27 @@ class SliceDataset(Dataset[Sample]):
             held = hot[hot[:, 1] == y][:, ::2]
         half = self.recipe.slices // 2
         ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
-        planes = np.concatenate([case.suv[:, ys], case.lesions[:, y : y + 1]], axis=1).astype(np.float32)
-        planes = planes.transpose(1, 0, 2)
-        start = random_start(planes.shape[1:], self.recipe.crop, rng, held)
-        planes = _crop_with_margin(planes, start, self.recipe.crop)
-        data = {"image": torch.from_numpy(planes[:-1]), "segmentation": torch.from_numpy(planes[-1:])}
+        start = random_start((case.suv.shape[0], case.suv.shape[2]), self.recipe.crop, rng, held)
+        labels = [_crop_with_margin(case.lesions[:, y], start, self.recipe.crop)]
+        if self.recipe.organ_weight:
+            labels.append(_organ_crop(case, start, self.recipe.crop, y))
+        planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
+        data = {"image": torch.from_numpy(planes), "segmentation": torch.from_numpy(np.stack(labels))}
         data = self.transforms(**data)
-        image, truth = torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"].float()
+        sample = _sample(torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"], self.recipe)
+        if self.recipe.hot_weight:
+            hot = (data["image"][half : half + 1] > HOT_SUV) | (sample["truth"] > 0)
+            sample["weight"] = 1 + self.recipe.hot_weight * hot.float()
         if rng.random() < self.recipe.cut_share:
-            beyond = _beyond_view(self.recipe.crop[0], rng)
-            image[:, beyond], truth[:, beyond] = float(self.recipe.pet(np.zeros(1, np.float32))[0]), 0
-        return {"image": image, "truth": truth}
+            _cut(sample, _beyond_view(self.recipe.crop[0], rng), float(self.recipe.pet(np.zeros(1, np.float32))[0]))
+        return sample
 
 
 class WindowDataset(Dataset[Sample]):
-    """PET/CT windows for phase 2: `image` (2, z, y, x) about 0..1, `truth` (1, z, y, x), `weight` 1 + P_loc."""
+    """PET/CT windows for phase 2: `image` (2, z, y, x) about 0..1, `truth` (1, z, y, x), `weight` 1 + P_loc.
+
+    Where the recipe has them, `weight` is more by hot_weight on hot voxels, and `organs` (1, z, y, x) are uint8 labels.
+    """
 
     def __init__(self, cases: Sequence[CachedCase], recipe: SegmenterRecipe) -> None:
         if recipe.cue_weight and any(case.cue is None for case in cases):
@@ -90,7 +100,7 @@ class WindowDataset(Dataset[Sample]):
         self.cases, self.recipe = list(cases), recipe
         self.all = _Pool(self.cases, recipe.shares)
         self.with_lesion = _Pool([case for case in self.cases if len(case.lesion_voxels)], recipe.shares)
-        self.transforms = window_transforms(recipe.crop)
+        self.transforms = window_transforms(recipe.crop, recipe.mirror_axes, recipe.organ_weight > 0)
 
     def __len__(self) -> int:
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
@@ -115,28 +125,54 @@ class WindowDataset(Dataset[Sample]):
             if ct_array is None
             else recipe.ct(_crop_with_margin(ct_array, start, recipe.crop, recipe.ct.low))
         )
+        labels = [_crop_with_margin(case.lesions, start, recipe.crop)]
+        if recipe.organ_weight:
+            labels.append(_organ_crop(case, start, recipe.crop))
         data = {
             "image": torch.from_numpy(np.stack([pet, ct])),
-            "segmentation": torch.from_numpy(
-                _crop_with_margin(case.lesions, start, recipe.crop)[None].astype(np.float32)
-            ),
+            "segmentation": torch.from_numpy(np.stack(labels)),
         }
         if recipe.cue_weight and case.cue is not None:
             data["regression_target"] = torch.from_numpy(
                 _crop_with_margin(case.cue, start, recipe.crop)[None].astype(np.float32)
             )
         data = self.transforms(**data)
-        image = data["image"]
+        sample = _sample(data["image"], data["segmentation"], recipe)
+        image, truth = sample["image"], sample["truth"]
         if ct_array is None:
             image[1] = 0
-        weight = torch.ones_like(data["segmentation"], dtype=torch.float32)
+        weight = torch.ones_like(truth)
         if "regression_target" in data:
             weight += recipe.cue_weight * data["regression_target"]
-        truth = data["segmentation"].float()
+        if recipe.hot_weight:
+            hot = (image[:1] > float(recipe.pet(np.full(1, HOT_SUV, np.float32))[0])) | (truth > 0)
+            weight += recipe.hot_weight * hot
+        sample["weight"] = weight
         if rng.random() < recipe.cut_share:
-            beyond = _beyond_view(recipe.crop[0], rng)
-            image[:, beyond], truth[:, beyond], weight[:, beyond] = 0, 0, 1
-        return {"image": image, "truth": truth, "weight": weight}
+            _cut(sample, _beyond_view(recipe.crop[0], rng), 0.0)
+        return sample
+
+
+def _organ_crop(case: CachedCase, start: Sequence[int], crop: Sequence[int], y: int | None = None) -> Array:
+    """Organ labels of a window, or of coronal slice `y`, float32; unknown where the case has no map."""
+    if case.organs is None:
+        return _crop_with_margin(np.zeros((1,) * len(crop), np.uint8), start, crop) + float(OrganClass.UNKNOWN)
+    return _crop_with_margin(case.organs if y is None else case.organs[:, y], start, crop, OrganClass.OUTSIDE)
+
+
+def _sample(image: Tensor, labels: Tensor, recipe: LocalizerRecipe | SegmenterRecipe) -> Sample:
+    """What the loss needs, from transformed arrays: labels are the lesions and, where they are learnt, the organs."""
+    sample = {"image": image, "truth": labels[:1].float()}
+    if recipe.organ_weight:
+        sample["organs"] = labels[1:].to(torch.uint8)
+    return sample
+
+
+def _cut(sample: Sample, beyond: slice, air: float) -> None:
+    """Show air at these rows, where a field of view has ended, in place; organs there teach nothing."""
+    values = {"image": air, "truth": 0, "weight": 1, "organs": int(OrganClass.UNKNOWN)}
+    for name, array in sample.items():
+        array[:, beyond] = values[name]
 
 
 class _Pool:

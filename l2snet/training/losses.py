@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from l2snet.organs import OrganClass
 from l2snet.training.distributed import total
 
 # Added above and below the Dice fraction: a batch without lesion has Dice 1 when nothing is predicted.
@@ -15,15 +16,41 @@ DICE_SMOOTHING = 1.0
 
 
 class BceDice(nn.Module):
-    """`bce_dice` as the training loop calls a loss: on the network's output and the sample."""
+    """`bce_dice`, and `organ_entropy` where organs are learnt, of the network's output and the sample.
 
-    def __init__(self, bce_weight: float = 1.0) -> None:
+    Parameters
+    ----------
+    organ_weight : of the organs' cross-entropy.
+    """
+
+    def __init__(self, bce_weight: float = 1.0, organ_weight: float = 0.0) -> None:
         super().__init__()
-        self.bce_weight = bce_weight
+        self.bce_weight, self.organ_weight = bce_weight, organ_weight
 
-    def forward(self, output: Tensor, sample: Mapping[str, Tensor]) -> Tensor:
-        """`output` (n, 1, ...) are logits; the sample has `truth` and, in phase 2, `weight`."""
-        return bce_dice(output, sample["truth"], sample.get("weight"), self.bce_weight)
+    def forward(self, output: Tensor | tuple[Tensor, Tensor], sample: Mapping[str, Tensor]) -> Tensor:
+        """`output` are logits (n, 1, ...) of lesions, or they and the organs'.
+
+        The sample has `truth`, and may have `weight` and `organs`.
+        """
+        lesions, organs = (output, None) if isinstance(output, Tensor) else output
+        loss = bce_dice(lesions, sample["truth"], sample.get("weight"), self.bce_weight)
+        return loss if organs is None else loss + self.organ_weight * organ_entropy(organs, sample["organs"])
+
+
+def organ_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of organ classes over the voxels whose class is known, a scalar.
+
+    Parameters
+    ----------
+    logits : (n, classes, ...), maybe on coarser voxels, each of which takes the label of one voxel within it.
+    labels : (n, 1, ...) uint8 `OrganClass`.
+    """
+    steps = [fine // coarse for fine, coarse in zip(labels.shape[2:], logits.shape[2:], strict=True)]
+    labels = labels[(slice(None), 0, *(slice(step // 2, None, step) for step in steps))].long()
+    entropy = functional.cross_entropy(logits.float(), labels, ignore_index=OrganClass.UNKNOWN, reduction="sum")
+    sums = total(torch.stack([entropy, (labels != OrganClass.UNKNOWN).sum().to(entropy.dtype)]))
+    loss: Tensor = sums[0] / sums[1].clamp(min=1)
+    return loss
 
 
 def bce_dice(logits: Tensor, truth: Tensor, weight: Tensor | None = None, bce_weight: float = 1.0) -> Tensor:

@@ -209,6 +209,7 @@ def write_stored(case: Case, path: Path, donors: Sequence[str] = ()) -> None:
     InputError : the case has no lesion mask.
     """
     arrays, geometry = training_arrays(case)
+    arrays.pop("organs", None)
     lesions = arrays.pop("lesions")
     arrays["levels"] = surroundings(lesions)
     arrays["lesion_voxels"] = np.argwhere(lesions).astype(np.int16)

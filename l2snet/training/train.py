@@ -18,6 +18,7 @@ from l2snet.errors import InputError, reason
 from l2snet.export import load_network
 from l2snet.localize import localize
 from l2snet.networks import build
+from l2snet.organs import CLASSES
 from l2snet.progress import track
 from l2snet.sources.autopet import find_studies, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
@@ -149,7 +150,7 @@ def train_localizer(
             "give a local file of timm's with --encoder-weights FILE, or none"
         ) from error
     start_from(network, recipe, pretrained, run)
-    loss = BceDice(recipe.bce_weight)
+    loss = _loss(network, recipe)
     data = SliceDataset(cases, recipe)
     return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, criterion=loss)
 
@@ -168,13 +169,22 @@ def train_segmenter(
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
-    loss = BceDice(recipe.bce_weight)
+    loss = _loss(network, recipe)
     data = WindowDataset(cases, recipe)
     return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, compiled, loss)
 
 
+def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe) -> BceDice:
+    """The recipe's loss; adds a head to the network where it learns organs."""
+    if recipe.organ_weight:
+        network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
+    return BceDice(recipe.bce_weight, recipe.organ_weight)
+
+
 def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run: Path) -> None:
     """Load a weights folder into the network, in place, and record in the run what it was and what it had seen.
+
+    Only the stride may differ, where the parameters are of one shape for all (the localizer).
 
     Raises
     ------
@@ -185,7 +195,10 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
             raise InputError(f"{run} was begun from weights ({run / START}); give the same with --pretrained")
         return
     config = read_config(pretrained)
-    if config.network != recipe.network or dict(config.architecture) != recipe.architecture:
+    state = load_network(pretrained / NETWORK, config).state_dict()
+    alike = {**config.architecture, **{k: v for k, v in recipe.architecture.items() if k == "stride"}}
+    shapes = [{name: value.shape for name, value in one.items()} for one in (state, network.state_dict())]
+    if config.network != recipe.network or alike != recipe.architecture or shapes[0] != shapes[1]:
         raise InputError(
             f"{pretrained} holds a {config.network} of {dict(config.architecture)}, and the recipe's is a "
             f"{recipe.network} of {recipe.architecture}; they must be the same to start from"
@@ -194,7 +207,7 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
         raise InputError(f"{run} was begun without weights; leave --pretrained out, or give another run folder")
     record = {"sha256": sha256(pretrained / NETWORK), "cases": sorted(config.seen_cases)}
     start_record(run / START, json.dumps(record, indent=1) + "\n")
-    network.load_state_dict(load_network(pretrained / NETWORK, config).state_dict())
+    network.load_state_dict(state)
 
 
 def cue_name(sha256: str) -> str:

@@ -1,0 +1,29 @@
+"""Classes of organs, which the networks may learn beside the lesions: where normal uptake is."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class OrganClass(IntEnum):
+    """Labels of a study's organ map, `ORGANS.nii.gz`. `UNKNOWN` voxels teach nothing."""
+
+    OUTSIDE = 0
+    OTHER = 1
+    MUSCLE = 2
+    BONE = 3
+    LUNG = 4
+    HEART_WALL = 5
+    BLOOD = 6  # chambers of the heart and large vessels
+    LIVER = 7
+    SPLEEN = 8
+    KIDNEY = 9
+    URINE = 10  # ureters and bladder
+    STOMACH = 11
+    BOWEL = 12
+    BRAIN = 13
+    HEAD_AND_NECK = 14  # glands, tonsils, thyroid, larynx, tongue, eyes, mucosa
+    UNKNOWN = 255
+
+
+CLASSES = len(OrganClass) - 1  # without UNKNOWN
