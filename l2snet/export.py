@@ -60,7 +60,7 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
         network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
     epochs = load_checkpoint(run / CHECKPOINT, network)
     if learns_organs:
-        network.organ_head = None
+        del network.organ_head
     trained: dict[str, Any] = {
         "recipe": json.loads(text),
         "epochs": epochs,

@@ -23,6 +23,7 @@ from l2snet.case import Case
 from l2snet.errors import DeviceError, InputError, TrainingError
 from l2snet.export import export_run, load_network, read_weights
 from l2snet.networks import build
+from l2snet.networks.unet3d import UNet3D
 from l2snet.organs import CLASSES, OrganClass
 from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.training import loop
@@ -221,6 +222,32 @@ def test_adamw_by_hand(tmp_path: Path) -> None:
     assert "optimizer/0/exp_avg" in tensors(tmp_path)[0]
 
 
+@pytest.mark.parametrize(("planes", "full"), [(2, True), (4, True), (8, False)])
+def test_feature_maps_of_two_planes_are_trained_in_float32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, planes: int, full: bool
+) -> None:
+    """Two levels: the deeper one halves the planes; with bfloat16 PyTorch's gradients were infinite at times."""
+    network = UNet3D(widths=(2, 3), norm="channels")
+    dtypes = set()
+    network.encoder[1][0].register_forward_hook(lambda _m, _i, out: dtypes.add((out.device.type, out.dtype)))
+    sample = {"image": torch.rand(2, planes, 8, 8), "truth": torch.ones(1, planes, 8, 8)}
+    recipe = SegmenterRecipe(epochs=1, steps_per_epoch=2, batch=1, crop=(8, 8, 8))
+    fit(network, Samples([sample]), recipe, tmp_path, ["a"], "cpu")
+    assert [dtype for where, dtype in dtypes if where == "cpu"] == [torch.float32 if full else torch.bfloat16]
+    assert ("trains in float32" in caplog.text) is full
+
+
+def test_batch_norms_end_with_the_statistics_of_the_final_weights(tmp_path: Path) -> None:
+    """One channel, batches of one image: the images 10 to 12, of which training keeps a mean that begins at 0."""
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1))
+    images = [{"image": torch.full((1, 2, 2), v), "truth": torch.zeros(1, 2, 2)} for v in (10.0, 11.0, 12.0)]
+    recipe = LocalizerRecipe(epochs=2, steps_per_epoch=3, batch=1, crop=(2, 2), encoder_weights=None)
+    fit(network, Samples(images), recipe, tmp_path, ["a"], "cpu")
+    stored = tensors(tmp_path)[0]
+    assert stored["network/0.running_mean"].item() == pytest.approx(11.0, rel=1e-2)
+    assert network.training
+
+
 # It starts from weights
 
 
@@ -279,7 +306,7 @@ def test_the_head_for_organs_stays_in_the_run(
     stored = tensors(tmp_path / "run")[0]
     bias = stored["network/organ_head.bias"]
     assert bias.shape == (CLASSES,)
-    assert set(bias.argsort()[-2:].tolist()) == {OrganClass.LIVER, OrganClass.OUTSIDE}  # crops reach beyond the case
+    assert bias[OrganClass.LIVER] > bias.mean()
     export_run(tmp_path / "run", tmp_path / "weights")
     config = read_config(tmp_path / "weights")
     assert not any("organ" in name for name in read_weights(tmp_path / "weights" / NETWORK))

@@ -32,11 +32,11 @@ class UNet3D(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm {norm!r} is not known; expected one of {sorted(NORMS)}")
-        step = tuple(int(n) for n in stride)
-        if len(step) != 3 or not set(step) <= {1, 2}:
-            raise ValueError(f"stride is {step}; expected three numbers, each 1 or 2")
+        if len(stride) != 3 or not set(stride) <= {1, 2}:
+            raise ValueError(f"stride is {tuple(stride)}; expected three numbers, each 1 or 2")
+        step = (stride[0], stride[1], stride[2])
         self.multiple = 2 ** (len(widths) - 1) * max(step)
-        self.stem = nn.Conv3d(in_channels, widths[0], tuple(n + 2 for n in step), step, padding=1)
+        self.stem = nn.Conv3d(in_channels, widths[0], (step[0] + 2, step[1] + 2, step[2] + 2), step, padding=1)
         self.encoder = nn.ModuleList(
             _block(before, width, norm) for before, width in zip((widths[0], *widths), widths, strict=False)
         )

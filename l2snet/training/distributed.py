@@ -21,10 +21,14 @@ from l2snet.errors import DeviceError
 logger = logging.getLogger(__name__)
 
 
-def start_fabric(device: str) -> Fabric:
+def start_fabric(device: str, two_planes: bool = False) -> Fabric:
     """Lightning Fabric on one device, or on all processes of a launcher; bf16 where the device has it.
 
     What the launcher's options say (`fabric run --precision ...`) goes before `device` and the precision chosen here.
+
+    Parameters
+    ----------
+    two_planes : a 3D feature map has two planes, over which bf16 cannot be trusted on a CPU.
 
     Raises
     ------
@@ -38,7 +42,9 @@ def start_fabric(device: str) -> Fabric:
     here, everywhere = (int(os.environ[name]) if launched() else 1 for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if gpus > here:
         logger.warning("%d of %d GPUs are used; start the program with fabric run to train on more", here, gpus)
-    half = not gpus or torch.cuda.is_bf16_supported(including_emulation=False)
+    if two_planes and not gpus:
+        logger.warning("trains in float32: on a CPU, PyTorch is wrong in bfloat16 where a feature map has two planes")
+    half = not two_planes if not gpus else torch.cuda.is_bf16_supported(including_emulation=False)
     settings: dict[str, Any] = {
         "accelerator": "cuda" if gpus else "cpu",
         "devices": here,

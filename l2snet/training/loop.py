@@ -7,6 +7,7 @@ pickle). The last checkpoint is the final one.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import logging
@@ -17,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from l2snet.errors import InputError, TrainingError
@@ -37,11 +40,15 @@ logger = logging.getLogger(__name__)
 
 RECIPE, CASES, CUES, START = "recipe.json", "cases.json", "cues.json", "start.json"
 LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
+# Over which batch norms take their last statistics.
+SETTLING_BATCHES = 100
+
+Sample = dict[str, Tensor]
 
 
 def fit(
     network: nn.Module,
-    dataset: Dataset[dict[str, Tensor]],
+    dataset: Dataset[Sample],
     recipe: Recipe,
     run: Path,
     cases: Sequence[str],
@@ -71,7 +78,7 @@ def fit(
     InputError : the run folder holds another recipe or other cases, or the batch cannot be shared.
     """
     keep_freed_memory()
-    fabric = start_fabric(device)
+    fabric = start_fabric(device, _has_two_planes(network, dataset[0]["image"]))
     start_run(run, recipe, cases)
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
     network = share_batch_norm(network.to(fabric.device), fabric).to(memory_format=_memory_format(network))
@@ -87,12 +94,13 @@ def fit(
     loss_of = fabric.setup_module(criterion) if any(True for _ in criterion.parameters()) else criterion
     model, optimizer = fabric.setup(network, optimizer)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
-    batches = _Batches(recipe, first, last, fabric.global_rank, fabric.world_size)
+    steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
+    batches = _Batches(recipe, steps, fabric.global_rank, fabric.world_size)
     loader = fabric.setup_dataloaders(
         DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
     )
     model.train()
-    samples: Iterator[dict[str, Tensor]] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
+    samples: Iterator[Sample] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty() or not fabric.is_global_zero) as bar:
@@ -105,8 +113,7 @@ def fit(
             for step in range(epoch * recipe.steps_per_epoch, (epoch + 1) * recipe.steps_per_epoch):
                 sample = next(samples)
                 rate = schedule.rate(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                _set_rate(optimizer, rate)
                 optimizer.zero_grad()
                 loss = loss_of(model(sample["image"]), sample)
                 fabric.backward(loss)
@@ -119,6 +126,8 @@ def fit(
                     f"the loss of epoch {epoch + 1} is {mean}; the last checkpoint is kept; lower the learning rate"
                 )
             schedule.record(mean)
+            if epoch + 1 == recipe.epochs or schedule.is_over:
+                settle_batch_norm(network, dataset, recipe, fabric, workers)
             if fabric.is_global_zero:
                 _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began)
                 logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
@@ -126,6 +135,27 @@ def fit(
                     save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
             fabric.barrier()
     return run / CHECKPOINT
+
+
+def settle_batch_norm(
+    network: nn.Module, dataset: Dataset[Sample], recipe: Recipe, fabric: Fabric, workers: int = 0
+) -> None:
+    """Take the statistics of batch norms, if any, anew over many batches of the final weights, in place.
+
+    What training keeps is a mean over the last ten batches or so, of weights that were still changing; samples as
+    unlike each other as a slice of air and one of the brain make it poor.
+    """
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return
+    first = recipe.epochs * recipe.steps_per_epoch  # samples that the run has not had
+    batches = _Batches(
+        recipe, range(first, first + min(first, SETTLING_BATCHES)), fabric.global_rank, fabric.world_size
+    )
+    loader = fabric.setup_dataloaders(
+        DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
+    )
+    with fabric.autocast():
+        update_bn((sample["image"] for sample in loader), network)
 
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -188,6 +218,11 @@ def save_checkpoint(
     aside.replace(path)
 
 
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def load_checkpoint(
     path: Path,
     network: nn.Module,
@@ -218,15 +253,15 @@ def load_checkpoint(
 
 
 class _Batches(Sampler[list[int]]):
-    """Sample numbers of each step from `first` epochs on; every process takes its share of the same global batch."""
+    """Sample numbers of each of the steps; every process takes its share of the same global batch."""
 
-    def __init__(self, recipe: Recipe, first: int, last: int, rank: int, processes: int) -> None:
+    def __init__(self, recipe: Recipe, steps: range, rank: int, processes: int) -> None:
         if recipe.batch % processes:
             raise InputError(
                 f"a batch of {recipe.batch} cannot be shared evenly among {processes} processes; "
                 "start a number that divides it"
             )
-        self.steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
+        self.steps = steps
         self.batch, self.rank, self.processes = recipe.batch, rank, processes
 
     def __len__(self) -> int:
@@ -235,6 +270,23 @@ class _Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
             yield list(range(step * self.batch + self.rank, (step + 1) * self.batch, self.processes))
+
+
+def _has_two_planes(network: nn.Module, image: Tensor) -> bool:
+    """Whether a 3D convolution would see two planes along z.
+
+    Of such a one PyTorch (2.13 to 2.15 at least) computes a wrong weight gradient in bfloat16 on a CPU, infinite
+    at times.
+    """
+    if not any(isinstance(module, nn.Conv3d) for module in network.modules()):
+        return False
+    found: list[bool] = []
+    shadow = copy.deepcopy(network).to("meta")
+    for module in shadow.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].shape[2] == 2))
+    shadow(torch.empty(1, *image.shape, device="meta"))
+    return any(found)
 
 
 def _memory_format(network: nn.Module) -> torch.memory_format:

@@ -46,7 +46,8 @@ def organ_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     labels : (n, 1, ...) uint8 `OrganClass`.
     """
     steps = [fine // coarse for fine, coarse in zip(labels.shape[2:], logits.shape[2:], strict=True)]
-    labels = labels[(slice(None), 0, *(slice(step // 2, None, step) for step in steps))].long()
+    within = (slice(None), *(slice(step // 2, None, step) for step in steps))
+    labels = labels[:, 0][within].long()
     entropy = functional.cross_entropy(logits.float(), labels, ignore_index=OrganClass.UNKNOWN, reduction="sum")
     sums = total(torch.stack([entropy, (labels != OrganClass.UNKNOWN).sum().to(entropy.dtype)]))
     loss: Tensor = sums[0] / sums[1].clamp(min=1)

@@ -276,13 +276,13 @@ SMALL_SEGMENTER = SegmenterRecipe(
     organ_weight=1.0,
     norm="channels",
     optimizer="adamw",
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     weight_decay=1e-2,
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=45, learning_rate=3e-4)
-MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", learning_rate=7e-4)
+MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=2.5e-3)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
     "small": SMALL_LOCALIZER,
