@@ -154,8 +154,9 @@ def settle_batch_norm(
     loader = fabric.setup_dataloaders(
         DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
     )
+    samples: Iterator[Sample] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
     with fabric.autocast():
-        update_bn((sample["image"] for sample in loader), network)
+        update_bn((sample["image"] for sample in samples), network)
 
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
