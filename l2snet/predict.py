@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from l2snet import __version__
 from l2snet.case import Case
 from l2snet.errors import InputError, OutputError
+from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
 from l2snet.results import Measuring, write_measured
 from l2snet.sources import challenge
+from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES
 from l2snet.volume import write_volume
 
 if TYPE_CHECKING:
@@ -29,6 +31,13 @@ logger = logging.getLogger(__name__)
 
 MANIFEST, PROBABILITY, CUE = "manifest.json", "probability.mha", "cue.mha"
 PICTURE, REPORT = "projection.png", "report.html"
+# Whatever a result may hold beside its mask; the first are there whenever one of the others is.
+SURE = (MANIFEST, MEASUREMENTS, PROBABILITY, CUE)
+LEFT_OVER = (
+    *(*SURE, LESIONS, PATIENT, PICTURE, REPORT),
+    *FILES.values(),
+    *(f"{name}{suffix}" for name in IMAGE_NAMES for suffix in IMAGES.values()),
+)
 PACKAGES = (
     "numpy",
     "scipy",
@@ -99,7 +108,9 @@ def write_result(
     began: float,
     more: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write what is wanted of a result, the mask last; returns its path.
+    """Write what is wanted of a result, the mask after all that is measured; returns its path.
+
+    Picture and report come after the mask: one that fails raises, and leaves a result that is complete without it.
 
     Parameters
     ----------
@@ -119,26 +130,30 @@ def write_result(
         write_volume(result.probability, output / PROBABILITY, compress=False)
     if wanted.cue and result.cue is not None:
         write_volume(result.cue, output / CUE, compress=False)
-    if wanted.picture:
-        from l2snet.measure.lesions import label_lesions
-        from l2snet.report.pictures import projection_picture
-
-        labels = case.suv.with_array(label_lesions(result.mask.array, case.suv.array, case.geometry.voxel_ml))
-        projection_picture(case.suv, labels, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
     total = reading_seconds + time.perf_counter() - began
     entries = {**manifest(case, result, method, reading_seconds, total), **record, **(more or {})}
-    if wanted.report is not None:
-        _write_report(case, result, entries, output, wanted.measuring, wanted.report)
     if wanted.manifest:
         text = json.dumps(entries, indent=2) + "\n"
         try:
             (output / MANIFEST).write_text(text, "utf-8")
         except OSError as error:
             raise OutputError(f"{output / MANIFEST} cannot be written ({error.strerror or error})") from error
-    # Last, so that a mask is there only when everything else is.
+    # After tables, maps and manifest, so that a mask is there only when they are.
     path = challenge.write(result.mask, result.name, output)
     logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
+    if wanted.picture:
+        _write_picture(case, result, output)
+    if wanted.report is not None:
+        _write_report(case, result, entries, output, wanted.measuring, wanted.report)
     return path
+
+
+def _write_picture(case: Case, result: Segmentation, output: Path) -> None:
+    from l2snet.measure.lesions import label_lesions
+    from l2snet.report.pictures import projection_picture
+
+    labels = case.suv.with_array(label_lesions(result.mask.array, case.suv.array, case.geometry.voxel_ml))
+    projection_picture(case.suv, labels, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
 
 
 def _write_report(
@@ -158,7 +173,7 @@ def _write_report(
 
 
 def make_way(output: Path, name: str) -> None:
-    """Remove an earlier mask of this case, so that a failure leaves none, and refuse to add to another case's.
+    """Remove an earlier result of this case, so that a failure leaves none, and refuse to add to another case's.
 
     Raises
     ------
@@ -168,10 +183,13 @@ def make_way(output: Path, name: str) -> None:
     others = [path.name for path in mask.parent.glob("*") if path != mask and not path.name.startswith(".")]
     if others:
         raise OutputError(f"{mask.parent} already holds {others[0]} of another case; choose another output folder")
-    try:
-        mask.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{mask} cannot be written ({error.strerror}); choose another output folder") from error
+    # Files of such names in a folder without a result may be the user's own.
+    earlier = LEFT_OVER if mask.exists() or any((output / name).exists() for name in SURE) else ()
+    for path in (mask, *(output / name for name in earlier)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror}); choose another output folder") from error
 
 
 def manifest(

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -30,12 +31,14 @@ from l2snet.case import Case
 from l2snet.cohort.cases import KEY, CohortCase, anonymise, find_cases
 from l2snet.cohort.cluster import Cluster
 from l2snet.cohort.plan import Plan, made_by
-from l2snet.cohort.run import TABLE, in_this_process, run_cohort
+from l2snet.cohort.run import PAGE, TABLE, in_this_process, run_cohort
 from l2snet.errors import InputError, L2SNetError, OutputError
 from l2snet.pipeline import Method, Segmentation
 from l2snet.predict import REPORT
 from l2snet.report.cohort import COHORT
+from l2snet.results import Measuring
 from l2snet.sources.inputs import Reading
+from l2snet.sources.result_writer import Format
 from l2snet.volume import read_volume, write_volume
 
 Run = Callable[..., Ended]
@@ -103,6 +106,51 @@ def test_cases_are_found_at_any_depth_and_none_is_passed_over(root: Path, phanto
         *("F patient/one/PET", "F patient/two/PET", "G empty"),
     ]
     assert [case.name for case in find_cases(root / "A nifti")] == ["A nifti"]  # a study given as the root
+
+
+def test_a_dicom_study_given_as_the_root_is_one_case(tmp_path: Path, phantom: Callable[..., Case]):
+    study = write_phantom(tmp_path / "patient 1", phantom())
+    for root in (study, study / "series 1"):
+        (case,) = find_cases(root, study / "out")
+        assert (case.name, case.folder) == (root.name, root)
+    assert [case.name for case in find_cases(tmp_path)] == ["patient 1"]
+    write_pet(tmp_path / "patient 2" / "PET", StudyInstanceUID="1.2.5")
+    assert [case.name for case in find_cases(tmp_path)] == ["patient 1", "patient 2"]
+    run_cohort(find_cases(study, study / "out"), plan_of(study / "out"), in_this_process)
+    assert [row["case"] for row in table(study / "out")] == ["patient 1"]
+    (again,) = find_cases(study, study / "out")
+    assert again.name == "patient 1"
+
+
+def test_results_are_no_cases_and_do_not_go_into_a_case(root: Path):
+    names = [case.name for case in find_cases(root)]
+    for out in (root / "out", root / "results" / "of all"):
+        with pytest.raises(L2SNetError, match="1 of 4"):
+            run_cohort(find_cases(root, out), plan_of(out), in_this_process)
+        assert [case.name for case in find_cases(root, out)] == names
+        shutil.rmtree(root / out.relative_to(root).parts[0])
+    with pytest.raises(InputError, match=r"results of .*A nifti would go into that folder"):
+        find_cases(root, root)
+    with pytest.raises(InputError, match=r"results of .*A nifti would go into that folder"):
+        find_cases(root / "A nifti", root)
+
+
+def test_a_bad_dicom_folder_fails_alone(tmp_path: Path, phantom: Callable[..., Case]):
+    root = tmp_path / "in"
+    write_phantom(root / "good", phantom())
+    (cut,) = write_pet(root / "cut", np.zeros((1, 4, 4), np.int16))
+    cut.write_bytes(cut.read_bytes()[:152])
+    (root / "index").mkdir()
+    (root / "index" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 8)
+    for n, study in enumerate(("1.2.5", "1.2.6", "1.2.5", "1.2.6")):
+        write_pet(root / "two" / f"series {n}", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.{n}")
+    with pytest.raises(L2SNetError, match="3 of 4 cases failed"):
+        run_cohort(find_cases(root), plan_of(tmp_path / "out"), in_this_process)
+    errors = {row["case"]: row["error"] for row in table(tmp_path / "out")}
+    assert errors["good"] == ""
+    assert "no DICOM file was found" in errors["cut"]
+    assert "no DICOM file was found" in errors["index"]
+    assert "holds 2 DICOM studies" in errors["two"]
 
 
 def test_a_root_without_cases_is_refused(tmp_path: Path):
@@ -216,6 +264,48 @@ def test_a_result_of_other_weights_or_options_is_made_again(tmp_path: Path, phan
     assert other_engine.seen == []
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_case_that_fails_keeps_no_result_of_other_weights(
+    tmp_path: Path, phantom: Callable[..., Case], one_by_one: bool
+):
+    study, out = write_study(tmp_path / "in" / "A", phantom()), tmp_path / "out"
+    cases, method = find_cases(tmp_path / "in"), Threshold()
+    run_cohort(cases, plan_of(out, measuring=Measuring(frozenset({Format.nifti}))), in_this_process)
+    assert (out / "A" / "mask.nii.gz").is_file()
+    (study / "SUV.nii.gz").write_bytes(b"cut off")
+    method.settings = {**method.settings, "weights_sha256": "other"}
+    plan = plan_of(out, method)
+    if one_by_one:  # as a worker of a cluster
+        assert "cannot be read" in plan.do(cases[0], method).error
+    else:
+        with pytest.raises(L2SNetError, match="1 of 1"):
+            run_cohort(cases, plan, in_this_process)
+    assert [path for path in (out / "A").rglob("*") if path.is_file()] == []
+
+
+def test_the_page_lists_the_cases_of_the_table_alone(tmp_path: Path, phantom: Callable[..., Case]):
+    pytest.importorskip("jinja2", reason="the extra report is not installed")
+    from l2snet.report.casepage import Options
+
+    for name in ("A", "B", "C"):
+        write_study(tmp_path / "in" / name, phantom())
+    out, options = tmp_path / "out", Options(viewer=False)
+    run_cohort(find_cases(tmp_path / "in"), plan_of(out, report=options), in_this_process)
+    assert quote(f"C/{REPORT}") in (out / PAGE).read_text("utf-8")
+    (tmp_path / "in" / "B" / "SUV.nii.gz").write_bytes(b"cut off")
+    next((out / "B").rglob("*.mha")).unlink()
+    (out / "A" / REPORT).unlink()  # is made again
+    (tmp_path / "in" / "C").rename(tmp_path / "C")
+    with pytest.raises(L2SNetError, match="1 of 2"):
+        run_cohort(find_cases(tmp_path / "in"), plan_of(out, report=options), in_this_process)
+    page = (out / PAGE).read_text("utf-8")
+    assert (out / "C" / REPORT).is_file()
+    assert [quote(f"{name}/{REPORT}") in page for name in "ABC"] == [True, False, False]
+    run_cohort(find_cases(tmp_path / "in" / "A"), plan_of(out), in_this_process)  # without reports
+    assert not (out / PAGE).exists()
+    assert PAGE == COHORT
+
+
 def test_reading_segmenting_and_writing_overlap(tmp_path: Path, phantom: Callable[..., Case]):
     """With a method of 0.3 s and reading of 0.3 s, four cases take about five steps and not eight."""
     for name in "ABCD":
@@ -306,6 +396,43 @@ def test_a_told_sentence_names_nobody():
         assert word not in told
     assert "3 h after" in told
     assert replace(case, anonymous=False).told(sentence) == sentence
+
+
+def test_names_of_several_words_are_told_to_nobody(tmp_path: Path):
+    root = tmp_path / "study of Ann Lee"
+    folder = root / "Doe Mary Jane" / "second visit" / "images of May"
+    (folder / "Old Mary" / "IM Jane 1").mkdir(parents=True)
+    (folder / "MaryJane0001").write_text("a file without ending")
+    series = [f"{text!r} (3 slices, 1.2)" for text in ("Mary's scan", 'Mary\'s "M"', "M. Jane")]
+    sentence = (
+        f"there is no file {folder}/CTres.nii.gz, nor {folder.parent}/x y/z.dcm of Doe Mary Jane, second visit; it has "
+        f"2 studies (Old Mary/IM Jane 1, Old Mary); {root} is read; MaryJane0001 lacks Rows; "
+        f"the PET's series are {', '.join(series)}"
+    )
+    told = CohortCase("case-1", folder, True, root).told(sentence)
+    for word in ("Doe", "Mary", "Jane", "visit", "May", "scan", "Ann"):
+        assert word not in told, (word, told)
+    assert "there is no file " in told
+    assert "2 studies" in told
+    assert "the PET's series are a series, a series, a series" in told
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_errors_in_finding_cases_name_nobody_either(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    relative: bool,
+):
+    monkeypatch.chdir(tmp_path)
+    root = (Path() if relative else tmp_path) / "Doe Mary Jane"
+    root.mkdir()
+    for place, sentence in ((root, "holds no folder; expected"), (root / "Mary Ann", "there is no folder")):
+        ended = run("cohort", place, tmp_path / "out", "--anonymous")
+        assert ended.code == 1
+        assert sentence in ended.err
+        for word in ("Doe", "Mary", "Jane", "Ann"):
+            assert word not in ended.err
 
 
 @pytest.mark.parametrize(
@@ -427,6 +554,14 @@ def test_a_killed_machine_costs_its_case_one_retry(nodes_of_ray: Any, three: lis
     assert len(nodes_of_b) == 2  # one node, then the other
     for node in nodes:
         nodes_of_ray.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(64.0, 0.0), (1.0, 0.5)])
+def test_what_no_machine_of_a_cluster_has_is_refused(
+    nodes_of_ray: Any, three: list[CohortCase], tmp_path: Path, cpus: float, gpus: float
+):
+    with pytest.raises(InputError, match=rf"a case takes {cpus:g} CPUs and {gpus:g} GPUs, and no machine .* 1 and 0"):
+        run_cohort(three, cluster_plan(tmp_path, "once"), Cluster(nodes_of_ray.address, cpus, gpus))
 
 
 def test_no_cluster_is_one_sentence(run: Run, root: Path, weights: Path, tmp_path: Path):  # noqa: F811

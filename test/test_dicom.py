@@ -27,7 +27,7 @@ from dicom_files import (
     write_seg,
     write_study,
 )
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
 from l2snet.errors import InputError
@@ -164,6 +164,8 @@ def test_padding_of_a_ct_becomes_air(tmp_path: Path):
         ({"ImagePositionPatient": None}, "ImagePositionPatient is missing in 1-004.dcm"),
         ({"NumberOfFrames": 7}, "multi-frame"),
         ({"Columns": 5}, "several sizes"),
+        ({"Rows": None}, "Rows is missing in 1-004.dcm"),
+        ({"PixelSpacing": [2.0, "inf"]}, r"PixelSpacing is 2\.0, inf in 1-004\.dcm; expected numbers"),
     ],
 )
 def test_what_makes_no_stack_is_refused(tmp_path: Path, change: dict[str, Any], sentence: str):
@@ -209,6 +211,36 @@ def test_missing_pixels_and_rescale_are_refused(tmp_path: Path):
         read_ct(series_of(tmp_path)[0])
 
 
+def test_a_number_with_a_comma_is_refused(tmp_path: Path):
+    for keyword, sentence in (
+        ("RescaleSlope", r"PET 1-001\.dcm: RescaleSlope is 1,2345 in 1-001\.dcm; expected numbers"),
+        ("PatientWeight", r"PatientWeight is '1,2345'; expected a number"),
+    ):
+        path = write_pet(tmp_path / keyword, **{keyword: "1.2345"})[0]
+        edit(path, **{keyword: "1.2345"})
+        path.write_bytes(path.read_bytes().replace(b"1.2345", b"1,2345"))
+        with pytest.raises(InputError, match=sentence):
+            read_pet(series_of(tmp_path / keyword)[0], TimeConvention.qiba)
+
+
+def test_a_field_of_bytes_too_few_is_refused(tmp_path: Path):
+    write_ct(tmp_path)
+    path = tmp_path / "1-002.dcm"
+    rows = b"\x28\0\x10\0US"
+    path.write_bytes(path.read_bytes().replace(rows + b"\2\0\n\0", rows + b"\1\0\n"))
+    with pytest.raises(InputError, match=r"Rows cannot be read in 1-002\.dcm"):
+        stack(series_of(tmp_path)[0], "CT")
+
+
+def test_a_file_without_a_transfer_syntax_is_refused(tmp_path: Path):
+    write_ct(tmp_path)
+    dataset = dcmread(tmp_path / "1-002.dcm")
+    del dataset.file_meta.TransferSyntaxUID
+    dcmwrite(tmp_path / "1-002.dcm", dataset, implicit_vr=False, little_endian=True)
+    with pytest.raises(InputError, match=r"CT 1-002\.dcm \(no TransferSyntaxUID\) cannot be read"):
+        read_ct(series_of(tmp_path)[0])
+
+
 # --- studies and series ---
 
 
@@ -246,6 +278,17 @@ def test_a_folder_without_dicom_and_one_of_two_studies_are_refused(tmp_path: Pat
         series_of(tmp_path)
 
 
+@pytest.mark.parametrize("length", [0, 131, 142, 152, 200, 845])
+def test_a_file_cut_off_in_its_header_is_no_image(tmp_path: Path, length: int):
+    paths = write_pet(tmp_path)
+    paths[2].write_bytes(paths[2].read_bytes()[:length])
+    assert len(series_of(tmp_path)[0].headers) == 4
+    for path in paths[:2] + paths[3:]:
+        path.unlink()
+    with pytest.raises(InputError, match="no DICOM file"):
+        series_of(tmp_path)
+
+
 def test_the_attenuation_corrected_pet_is_chosen(tmp_path: Path):
     write_pet(tmp_path / "AC")
     write_pet(tmp_path / "NAC", SeriesInstanceUID=OTHER, CorrectedImage=["DECY"])
@@ -278,6 +321,20 @@ def test_the_ct_that_covers_the_pet_is_chosen(tmp_path: Path):
     shutil.rmtree(tmp_path / "whole")
     with pytest.raises(InputError, match="covers 38% of the PET's slices"):  # 5.75 of 15 mm
         choose(tmp_path)
+
+
+def test_a_ct_that_makes_no_stack_is_passed_over_where_another_does(tmp_path: Path):
+    """Four images of one place, as they are made while a contrast bolus is waited for."""
+    write_pet(tmp_path / "PET")
+    places = tuple([-9.0, -9.0, -590.0] for _ in range(4))
+    bolus = np.zeros((4, *CT_SHAPE[1:]), np.int16)
+    write_ct(tmp_path / "bolus", bolus, SeriesInstanceUID=OTHER, ImagePositionPatient=places)
+    with pytest.raises(InputError, match="slices at one place"):
+        choose(tmp_path)
+    write_ct(tmp_path / "whole")
+    assert choose(tmp_path) == (CT_UID, 1.0)
+    with pytest.raises(InputError, match="slices at one place"):
+        choose(tmp_path, OTHER)
 
 
 def test_two_cts_alike_are_listed_and_one_can_be_named(tmp_path: Path):

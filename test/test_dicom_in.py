@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -218,10 +219,63 @@ def test_an_enhanced_pet_without_attenuation_correction_is_refused(tmp_path: Pat
 
 
 def test_an_enhanced_pet_without_decay_correction_decays_frame_by_frame(tmp_path: Path):
-    write_enhanced_pet(tmp_path / "PET.dcm", DecayCorrected="NO")
-    _, _, factors = read_pet(pet_of(tmp_path), TimeConvention.qiba)
-    # 12:01:00 and the mean of 120 s: 59.937 s
-    assert factors.values == pytest.approx([2.5e-4 * 2 ** ((7260 + 59.937) / 6600)] * 5, rel=1e-6)
+    path = write_enhanced_pet(tmp_path / "PET.dcm", DecayCorrected="NO")
+    dataset = dcmread(path)
+    for n, item in enumerate(dataset.PerFrameFunctionalGroupsSequence):  # from the head: slice 4 - n
+        item.FrameContentSequence[0].FrameAcquisitionDateTime = f"202001011201{n:02}"
+    dataset.save_as(path)
+    pet, suv, _ = read_pet(pet_of(tmp_path), TimeConvention.qiba)
+    # 12:01:00, a second more each frame, and the mean of 120 s: 59.937 s
+    expected = [2.5e-4 * 2 ** ((7260 + 4 - z + 59.937) / 6600) for z in range(5)]
+    np.testing.assert_allclose(suv.array / pet.array, np.broadcast_to(np.c_[expected][..., None], PET_SHAPE), rtol=2e-6)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "both"])
+def test_real_world_values_stand_in_for_the_rescale_of_every_frame(tmp_path: Path, own: bool):
+    """A frame's own mapping goes before the shared one."""
+    path = write_enhanced_pet(tmp_path / "PET.dcm")
+    dataset = dcmread(path)
+    items = dataset.PerFrameFunctionalGroupsSequence
+    world = copy.deepcopy(items[0].RealWorldValueMappingSequence[0])
+    world.RealWorldValueSlope = 7.0
+    dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence = [world]
+    for item in items:
+        if not own:
+            del item.RealWorldValueMappingSequence
+    dataset.save_as(path)
+    if own:
+        assert_pet(tmp_path)
+    else:
+        np.testing.assert_array_equal(read_pet(pet_of(tmp_path), TimeConvention.qiba)[0].array, activity() * 7.0)
+
+
+@pytest.mark.parametrize("of_header", ["+0100", "-0500", None])
+def test_decay_correction_and_injection_may_be_of_different_offsets(tmp_path: Path, of_header: str | None):
+    """Both become the header's time; without one, the decay correction's. The scan is 110 minutes later."""
+    changes = {} if of_header is None else {"TimezoneOffsetFromUTC": of_header}
+    path = write_enhanced_pet(tmp_path / "PET.dcm", DecayCorrectionDateTime="20200101105000.00+0000", **changes)
+    dataset = dcmread(path)
+    dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = "20200101100000+0100"
+    dataset.save_as(path)
+    assert_pet(tmp_path)
+
+
+def test_an_enhanced_file_without_frames_is_refused(tmp_path: Path):
+    path = write_enhanced_pet(tmp_path / "PET.dcm")
+    dataset = dcmread(path)
+    del dataset.PerFrameFunctionalGroupsSequence
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"PerFrameFunctionalGroupsSequence is missing in PET\.dcm"):
+        pet_of(tmp_path)
+
+
+def test_more_frames_than_pixels_are_refused(tmp_path: Path):
+    path = write_enhanced_pet(tmp_path / "PET.dcm")
+    dataset = dcmread(path)
+    dataset.NumberOfFrames, dataset.PixelData = 4, dataset.PixelData[: 4 * 2 * 6 * 8]
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"PET PET\.dcm cannot be read: \(4, 6, 8\), .* frame 5 promised"):
+        read_pet(pet_of(tmp_path), TimeConvention.qiba)
 
 
 def test_frames_of_one_place_are_refused(tmp_path: Path):
@@ -276,6 +330,15 @@ def test_a_study_becomes_a_case(tmp_path: Path):
     assert read_dicom_case(folder, pet_only=True).case.ct is None
 
 
+def test_a_series_that_the_study_has_not_is_refused(tmp_path: Path):
+    write_study(tmp_path)
+    for wanted in ((PET_UID, CT_UID), ()):
+        assert read_dicom_case(tmp_path, wanted=wanted).record["ct_series"] == CT_UID
+    with pytest.raises(InputError, match=r"no series 1\.2\.3\.11 in the study; .*1\.2\.3\.1\), .*1\.2\.3\.2\)"):
+        read_dicom_case(tmp_path, wanted=("1.2.3.11", CT_UID))
+    assert read_dicom_case(tmp_path, wanted=("1.2.3.11",), strict=False).record["pet_series"] == PET_UID
+
+
 def test_two_studies_in_a_folder_are_listed(tmp_path: Path):
     write_pet(tmp_path / "a" / "PET")
     write_pet(tmp_path / "b" / "PET", StudyInstanceUID="1.2.4")
@@ -286,12 +349,14 @@ def test_two_studies_in_a_folder_are_listed(tmp_path: Path):
 def test_what_a_folder_holds_is_told_from_its_files(tmp_path: Path):
     image = Volume(np.full((3, 3, 3), 2.0, np.float32), Geometry((3, 3, 3)))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "container" / "images").mkdir(parents=True)
+    (tmp_path / "container" / "images" / "pet").mkdir(parents=True)
     write_volume(image, tmp_path / "study" / "SUV.nii.gz", compress=True)
+    write_pet(tmp_path / "named" / "images")
     write_pet(tmp_path / "dicom" / "deep" / "down")
     (tmp_path / "dicom" / "README").write_text("short", "utf-8")
     kinds = {path.name: kind_of(path) for path in tmp_path.iterdir()}
-    assert kinds == {"empty": None, "container": Kind.container, "study": Kind.nifti, "dicom": Kind.dicom}
+    expected = {"empty": None, "container": Kind.container, "study": Kind.nifti, "dicom": Kind.dicom}
+    assert kinds == expected | {"named": Kind.dicom}
     found = read_input(tmp_path / "study", Reading(pet_only=True))
     assert (found.case.name, found.dicom) == ("study", None)
     with pytest.raises(InputError, match=r"no file .*study/CTres\.nii\.gz"):

@@ -131,6 +131,37 @@ def test_the_table_of_images_and_its_rules(run: Run, weights: Path, tmp_path: Pa
     assert found("d", "--suv-floor", "9") == []
 
 
+def test_nothing_of_an_earlier_result_stays_beside_a_new_one(
+    run: Run,  # noqa: F811
+    study: Path,
+    weights: Path,  # noqa: F811
+    tmp_path: Path,
+    phantom: Callable[..., Case],
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mask.nii.gz").write_text("the user's own")
+    options = ("--weights", weights, "--device", "cpu")
+    assert run("predict", study, out, *options).code == 0
+    assert (out / "mask.nii.gz").read_text() == "the user's own"  # there was no result before
+    more = ("--format", "seg,rtstruct,sr,nifti,nrrd", "--probability", "--cue")
+    assert run("predict", study, out, *options, *more).code == 0
+    case = phantom()
+    assert case.ct is not None
+    images = tmp_path / "images" / "patient 1"
+    write_volume(case.suv, images / "SUV.nii.gz", compress=True)
+    write_volume(case.ct, images / "CTres.nii.gz", compress=True)
+    assert run("predict", images, out, *options).code == 0
+    assert {path.name for path in files(out)} == {"patient 1.mha", "manifest.json"}
+
+
+def test_a_mistyped_series_is_refused(run: Run, study: Path, weights: Path, tmp_path: Path):  # noqa: F811
+    ended = run("predict", study, tmp_path / "out", "--weights", weights, "--device", "cpu", "--series", "1.2.3.11")
+    assert ended.code == 1
+    last = ended.err.rstrip("\n").rpartition("\n")[2]
+    assert "there is no series 1.2.3.11 in the study; expected one of 'PET WB' (24 slices, 1.2.3.1)" in last
+
+
 def test_suv_by_lean_mass_and_surface(run: Run, study: Path, weights: Path, tmp_path: Path):  # noqa: F811
     for kind, scale in (("lbm", 55.852 / 70), ("bsa", 18481 / 70000)):
         out = tmp_path / kind

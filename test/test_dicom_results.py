@@ -11,9 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_files import lesion as three_voxels
 from dicom_files import write_pet
 from matplotlib.path import Path as Polygon
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
+from test_dicom_in import write_enhanced_pet
 
 from l2snet.errors import InputError, OutputError
 from l2snet.measure.patient import Measurement, measure
@@ -166,15 +168,51 @@ def test_the_same_result_has_the_same_uids_and_another_has_others(tmp_path: Path
         assert a == b != c
 
 
+def test_a_lesion_of_other_voxels_has_another_tracking_uid(tmp_path: Path):
+    stacked = write_oriented(tmp_path / "pet", "axial")
+    other = lesions()
+    other[5, 0, 11], other[5, 0, 10] = 0, 1  # the third lesion moves by a voxel
+    tracked = []
+    for name, mask in (("a", None), ("b", other)):
+        write(tmp_path / name, stacked, mask)
+        seg, structures, report = (
+            dcmread(tmp_path / name / FILES[f]) for f in (Format.seg, Format.rtstruct, Format.sr)
+        )
+        uids = [item.TrackingUID for item in seg.SegmentSequence]
+        assert [item.TrackingUID for item in structures.RTROIObservationsSequence] == uids
+        assert all(uid in report.to_json() for uid in uids)
+        tracked.append(uids)
+    assert [a == b for a, b in zip(*tracked, strict=True)] == [True, True, False]
+
+
+IDENTITY = {"PatientName": "A^B", "PatientBirthDate": "", "PatientSex": "O", "PatientWeight": "70"}
+STUDY_OF_ALL = {"StudyDate": "20200101", "StudyTime": "115000", "StudyID": "1", "AccessionNumber": ""}
+
+
+@pytest.fixture(params=["axial", "sagittal", "oblique", "empty", "enhanced"], scope="module")
+def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results."""
+    folder = tmp_path_factory.mktemp("checked")
+    if request.param == "enhanced":
+        write_enhanced_pet(folder / "pet" / "PET.dcm", **IDENTITY, **STUDY_OF_ALL)
+        (study,) = find_dicom_studies(folder / "pet")
+        stacked = stack(read_series(study)[0], "PET")
+        suv = Volume(np.ones(stacked.geometry.size, np.float32), stacked.geometry)
+        result = Segmentation(
+            "case", suv.with_array(three_voxels()), suv.with_array(three_voxels() * np.float32(0.7)), None
+        )
+        table = measure(result, suv)
+        write_formats(list(Format), table, result.probability, folder, Reference.of(stacked), AUTHOR)
+    else:
+        orientation, mask = (request.param, None) if request.param != "empty" else ("axial", np.zeros(SHAPE, np.uint8))
+        write(folder, write_oriented(folder / "pet", orientation, **IDENTITY, **STUDY_OF_ALL), mask)
+    return folder
+
+
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
 @pytest.mark.parametrize("form", [Format.seg, Format.fractional, Format.rtstruct, Format.sr])
-def test_dciodvfy_finds_no_error(tmp_path: Path, form: Format):
-    identity = {"PatientName": "A^B", "PatientBirthDate": "", "PatientSex": "O", "StudyDate": "20200101"}
-    stacked = write_oriented(
-        tmp_path / "pet", "oblique", StudyTime="115000", StudyID="1", AccessionNumber="", **identity
-    )
-    write(tmp_path, stacked)
-    run = subprocess.run(["dciodvfy", tmp_path / FILES[form]], capture_output=True, text=True, check=False)
+def test_dciodvfy_finds_no_error(checked: Path, form: Format):
+    run = subprocess.run(["dciodvfy", checked / FILES[form]], capture_output=True, text=True, check=False)
     assert [line for line in run.stderr.splitlines() if line.startswith("Error")] == []
 
 
@@ -212,6 +250,25 @@ def test_the_centres_within_an_rtstruct_s_outlines_are_the_mask(oriented: tuple[
             inside = Polygon(points @ cosines.T).contains_points((centres @ cosines.T).reshape(-1, 2))
             found[z] += inside.reshape(SHAPE[1:]) * int(item.ReferencedROINumber)
     np.testing.assert_array_equal(found, table.labels.array)
+
+
+def test_a_long_outline_is_written_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A comb, whose outline takes more than the 64 KiB that a number's field has room for in an explicit VR."""
+    comb = np.zeros((3, 64, 128), np.uint8)
+    comb[1, :, ::2] = comb[1, 0] = 1
+    write_pet(tmp_path / "pet", comb.astype(np.int16))
+    (study,) = find_dicom_studies(tmp_path / "pet")
+    stacked = stack(read_series(study)[0], "PET")
+    suv = Volume(comb.astype(np.float32), stacked.geometry)
+    result = Segmentation("case", suv.with_array(comb), suv, None)
+    write_formats([Format.rtstruct], measure(result, suv), suv, tmp_path, Reference.of(stacked), AUTHOR)
+    monkeypatch.setattr(config, "replace_un_with_known_vr", False)  # not all readers know what a field should be
+    (contour,) = dcmread(tmp_path / FILES[Format.rtstruct]).ROIContourSequence[0].ContourSequence
+    assert contour["ContourData"].VR == "DS"
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    assert len(points) > 3000
+    index = (points - stacked.geometry.origin_mm) / np.array((4.0, 4.0, 3.0))
+    np.testing.assert_array_equal(fill([index[:, :2]], comb.shape[1:]), comb[1])
 
 
 def fill(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:

@@ -19,49 +19,59 @@ from reports import HOSTILE, MANIFEST, at_thresholds, phantom, phantom_case
 
 from l2snet.case import Case
 from l2snet.cli import main
-from l2snet.errors import InputError
+from l2snet.errors import InputError, OutputError
 from l2snet.evaluation.metrics import measure
 from l2snet.files import write_text
+from l2snet.measure.table import LESION_COLUMNS
 from l2snet.pipeline import Segmentation
+from l2snet.predict import MANIFEST as MANIFEST_FILE
 from l2snet.predict import REPORT, Wanted, run_case
-from l2snet.report.casepage import Options, hottest_ras_mm, report
+from l2snet.report.casepage import Options, hottest_ras_mm, lesion_slices, report
 from l2snet.report.cohort import cohort_page, plot, read_summary, write_cohort
 from l2snet.report.files import write_files
 from l2snet.report.findings import find, read_findings
+from l2snet.report.manifest import read_manifest
 from l2snet.report.page import NIIVUE, niivue
 from l2snet.report.payload import candidates, levels_of, payload, rule_of, to_levels
-from l2snet.report.rotation import ANGLES, animated, turning_frames
+from l2snet.report.pictures import MAX_SUV, pixels
+from l2snet.report.rotation import ANGLES, LETTER_PIXELS, animated, ends, turning_frames
 from l2snet.report.shades import LESION_COLOURS, rgb
-from l2snet.report.sides import changed, comparison_layers
+from l2snet.report.sides import changed, comparison_layers, earlier_part
 from l2snet.report.strings import DIGITS, STRINGS, shown
-from l2snet.report.views import CORONAL, LESION, SAGITTAL, axial, lines_around, projection, warm_box
+from l2snet.report.views import CORONAL, LESION, SAGITTAL, axial, lines_around, projection, slice_through, warm_box
+from l2snet.results import Measuring
+from l2snet.sources import challenge
+from l2snet.sources.inputs import Reading
+from l2snet.sources.suv import TimeConvention
+from l2snet.subject import Subject
 from l2snet.volume import write_volume
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, texts of scripts, all text."""
+    """What a browser would make of a page: elements with their attributes, texts of scripts, the text that is read."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text, self.inside = "", False
+        self.text, self.inside, self.styled = "", False, False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        self.inside = tag == "script"
+        self.inside, self.styled = tag == "script", tag == "style"
         if self.inside:
             self.scripts.append((dict(attrs), ""))
 
     def handle_endtag(self, tag: str) -> None:
-        self.inside = False
+        self.inside = self.styled = False
 
     def handle_data(self, data: str) -> None:
         if self.inside:
             attributes, text = self.scripts[-1]
             self.scripts[-1] = (attributes, text + data)
-        self.text += data
+        elif not self.styled:
+            self.text += data
 
     def script(self, name: str) -> dict:
         return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == name))
@@ -97,10 +107,44 @@ def test_the_line_around_a_square_of_pixels_runs_along_its_edge() -> None:
 
 def test_an_axial_view_is_the_slice_with_most_of_the_lesion() -> None:
     findings = phantom()
-    view = axial(findings.suv, findings.ct, findings.labels, 1, (slice(None),) * 3)
+    view = axial(findings.suv, findings.ct, findings.labels, 1, findings.places[0], (slice(None),) * 3)
     most = int((findings.labels == 1).sum(axis=(1, 2)).argmax())
     np.testing.assert_array_equal(view.suv, findings.suv.array[most])
     assert view.ct is not None
+
+
+def test_of_slices_with_as_much_of_a_lesion_the_hottest_is_shown() -> None:
+    labels, suv = np.zeros((8, 4, 4), np.uint8), np.ones((8, 4, 4), np.float32)
+    labels[2:6, 1:3, 1:3] = 2
+    labels[0] = 1
+    suv[4, 2, 2], suv[3, 0, 0] = 5.0, 9.0
+    assert slice_through(suv, labels, 2, (slice(2, 6), slice(1, 3), slice(1, 3))) == 4
+
+
+def pixels_of(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("L"))
+
+
+@pytest.mark.parametrize("with_ct", [True, False])
+def test_slices_are_drawn_as_their_files_are(with_ct: bool) -> None:
+    findings = phantom(with_ct=with_ct)
+    page = Page(report(findings, Options(viewer=False)))
+    views = [attributes for tag, attributes in page.elements if tag == "svg" and "view" in (attributes["class"] or "")]
+    slices = [view for view in views if "axial slice" in (view["aria-label"] or "")]
+    assert len(slices) == findings.burden.lesions
+    assert {view["class"] for view in slices} == {"view fused" if with_ct else "view"}
+    images = [attributes for tag, attributes in page.elements if tag == "image"][2:]  # after the projections
+    number, view = next(lesion_slices(findings))
+    assert number == 1
+    shown = pixels_of(images[0]["href"]).astype(float)
+    drawn = np.asarray(Image.fromarray(pixels(view, MAX_SUV)).convert("L")).astype(float)
+    assert "filter" not in images[0]
+    assert np.abs(shown - drawn).mean() < 3
+    if not with_ct:  # air is white, what is hot is dark
+        assert shown[:3, :3].min() > 245
+        assert shown.min() < 60
 
 
 def test_the_box_holds_the_body_and_every_lesion() -> None:
@@ -117,7 +161,8 @@ def test_the_rotation_goes_around_once_and_shows_lesions_in_their_colour() -> No
     findings = phantom()
     frames = turning_frames(findings.suv, findings.labels, findings.box, 10.0)
     assert len(frames) == ANGLES == 36
-    np.testing.assert_array_equal(frames[18], frames[0][:, ::-1])
+    rows = np.abs(np.arange(len(frames[0])) - len(frames[0]) / 2) > LETTER_PIXELS  # without letters
+    np.testing.assert_array_equal(frames[18][rows], frames[0][rows][:, ::-1])
     assert not np.array_equal(frames[9], frames[0])
     for number in (1, 2):
         assert (frames[0] == rgb(LESION_COLOURS[number - 1])).all(axis=-1).sum() > 5
@@ -128,6 +173,16 @@ def test_the_rotation_goes_around_once_and_shows_lesions_in_their_colour() -> No
     with Image.open(io.BytesIO(animated(frames))) as picture:
         assert picture.n_frames == ANGLES
         assert picture.is_animated
+
+
+def test_a_frame_says_what_lies_at_its_edges() -> None:
+    assert [ends(at) for at in (0, 9, 18, 27)] == [("R", "L"), ("A", "P"), ("L", "R"), ("P", "A")]
+    assert [ends(at) for at in (4, 5, 14)] == [("RA", "LP"), ("RA", "LP"), ("LA", "RP")]
+    findings = phantom()
+    frame = turning_frames(findings.suv, findings.labels, findings.box, 10.0)[0]
+    middle = len(frame) // 2
+    letters = frame[middle - LETTER_PIXELS // 2 : middle + LETTER_PIXELS // 2, 3:12]
+    assert (letters < 100).all(axis=-1).any()
 
 
 def test_levels_are_close_to_the_values() -> None:
@@ -218,6 +273,85 @@ def test_the_page_asks_no_host_and_runs_only_its_own_scripts(page: Page) -> None
     assert len(run) == 4
     for text in (*run, niivue()[0]):
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+
+
+@pytest.mark.parametrize("with_ct", [True, False])
+def test_a_viewer_needs_neither_ct_nor_maps(with_ct: bool) -> None:
+    plain = phantom(with_ct=with_ct)
+    bare = Page(report(find(plain.case, plain.measurement.mask.array), Options()))
+    ids = {attributes.get("id") for _, attributes in bare.elements}
+    assert ("ct-window" in ids) == with_ct
+    assert "canvas" in ids
+    assert not ids & {"threshold-off", "show-probability", "show-cue"}
+
+
+def test_prints_say_the_scale_of_every_picture() -> None:
+    text = Page(report(phantom(with_ct=False), Options(max_suv=7.0, viewer=False))).text
+    for part in ("inverse grey", "SUV 0 to 7.", "rotating, SUV 0 to 7", "PET in inverse grey, SUV 0 to 7."):
+        assert part in text
+
+
+@pytest.mark.parametrize(("suv_type", "unit"), [("bw", "g"), ("lbm", "g"), ("bsa", "cm²")])
+def test_glycolysis_has_the_unit_of_its_suv(suv_type: str, unit: str, tmp_path: Path) -> None:
+    plain = phantom()
+    manifest = {**MANIFEST, "measured": {"suv_type": suv_type}}
+    subject = Subject(70.0, 1.75, "F")
+    findings = find(plain.case, plain.measurement.mask.array, plain.probability, plain.cue, manifest, subject)
+    earlier = replace(findings, case=replace(findings.case, name="earlier"))
+    text = re.sub(r"\s+", " ", Page(report(findings, Options(viewer=False, earlier=earlier))).text)
+    tlg = shown(findings.burden.tlg, "tlg")
+    assert f"TLG{tlg} {unit} " in text
+    assert text.count(f"TLG {unit}") == 2  # heads of the table and of the change
+    write_files(findings, tmp_path / REPORT, Options(viewer=False), pictures=False)
+    assert f"TLG {unit}" in Page(write_cohort(tmp_path).read_text("utf-8")).text
+
+
+def test_the_change_is_that_of_the_totals() -> None:
+    now, before = phantom(), at_thresholds(phantom("earlier"), 0.3, 0.7)
+    page = Page(report(now, Options(viewer=False, earlier=before)))
+    assert before.burden.tmtv_ml != now.burden.tmtv_ml
+    expected = changed(before.burden.tmtv_ml, now.burden.tmtv_ml, "tmtv_ml")
+    assert expected[0] in "+-"
+    assert expected in page.text
+    other = replace(before, measurement=replace(before.measurement, suv_type="bsa"))
+    part = earlier_part(other, now, 10.0, ("tlg", "tmtv_ml"))
+    assert part["change"] == {"tlg": STRINGS["undefined"], "tmtv_ml": expected}
+
+
+def test_the_outline_of_the_truth_has_a_halo(page: Page) -> None:
+    kinds = [attributes["class"] for tag, attributes in page.elements if tag == "g"]
+    halos = [attributes for tag, attributes in page.elements if tag == "path" and attributes.get("class") == "halo"]
+    assert len(halos) == kinds.count("mark truth") > 0
+
+
+def test_sliders_wait_for_the_viewer_and_keep_nothing(page: Page) -> None:
+    inputs = [attributes for tag, attributes in page.elements if tag in ("input", "select")]
+    assert {attributes.get("autocomplete") for attributes in inputs} == {"off"}
+    thresholds = [attributes for attributes in inputs if attributes.get("class") == "threshold"]
+    assert len(thresholds) == 2
+    assert all("disabled" in attributes for attributes in thresholds)
+
+
+def test_the_body_surface_is_the_subjects() -> None:
+    plain = phantom()
+    one = plain.labels == 1
+    subject = Subject(70.0, 1.75, "F")
+    mask = plain.case.suv.canonical().with_array(one.astype(np.uint8)).array
+    findings = find(plain.case, mask, plain.probability, plain.cue, MANIFEST, subject)
+    assert findings.burden.lesions == 1
+    assert findings.burden.dmax_mm == 0
+    told, _ = payload(findings)
+    assert told["surface_m2"] == subject.surface_m2
+    assert payload(plain)[0]["surface_m2"] is None
+    empty = find(plain.case, np.zeros_like(mask), plain.probability, plain.cue, MANIFEST, subject)
+    assert "SDmax" in Page(report(empty, Options())).text
+
+
+def test_an_empty_mask_keeps_the_columns_of_the_csv(page: Page) -> None:
+    case = phantom_case()
+    empty = Page(report(find(case, np.zeros(case.suv.array.shape, bool)), Options(viewer=False)))
+    for some in (page, empty):
+        assert some.script("l2snet-data")["csv"]["columns"] == ["case", *LESION_COLUMNS]
 
 
 def test_a_hostile_name_is_only_text() -> None:
@@ -321,6 +455,18 @@ def test_a_cohort_takes_nothing_but_a_picture_as_thumbnail(tmp_path: Path) -> No
         assert read_summary(tmp_path / REPORT, tmp_path).thumbnail == kept
 
 
+def test_a_name_that_is_not_utf8_stops_no_page(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    try:
+        write_files(phantom(name, truth=False), tmp_path / name / REPORT, Options(viewer=False), pictures=False)
+        write_text("<html>something else", tmp_path / f"{name}2" / REPORT)
+    except (OSError, OutputError):
+        pytest.skip("this file system has names in UTF-8 alone")
+    listed = Page(write_cohort(tmp_path).read_text("utf-8"))
+    assert [attributes["href"] for tag, attributes in listed.elements if tag == "a"] == ["caf%E9/report.html"] * 2
+    assert "Not read: caf\ufffd2/report.html" in listed.text
+
+
 def test_points_of_a_plot_lie_in_order_on_its_axis(tmp_path: Path) -> None:
     write_files(phantom(truth=False), tmp_path / REPORT, Options(viewer=False), pictures=False)
     one = read_summary(tmp_path / REPORT, tmp_path)
@@ -366,6 +512,102 @@ def test_predict_writes_the_report_of_its_own_result(tmp_path: Path) -> None:
     assert page.script("l2snet-data")["totals"]["tmtv_ml"] == pytest.approx(findings.burden.tmtv_ml, rel=1e-5)
     assert page.script("l2snet-data")["viewer"]["rule"]["off"] == 0.5
     assert "a1" * 32 in page.text
+
+
+def test_a_report_that_fails_loses_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = phantom("case", truth=False)
+    mask = challenge.mask_path(tmp_path, "case")
+    there: list[bool] = []
+
+    class Method:
+        @property
+        def settings(self) -> dict[str, object]:
+            return dict(MANIFEST)
+
+        def segment(self, case: Case) -> Segmentation:
+            assert findings.probability is not None
+            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
+
+    def fails(*_: object, **__: object) -> None:
+        there.extend([mask.is_file(), (tmp_path / MANIFEST_FILE).is_file()])
+        raise OutputError("no room for a page")
+
+    monkeypatch.setattr("l2snet.report.files.write_files", fails)
+    with pytest.raises(OutputError, match="no room"):
+        run_case(findings.case, Method(), tmp_path, Wanted(report=Options()), 0.0)
+    assert there == [True, True]
+    assert mask.is_file()
+
+
+def test_a_mask_is_there_only_when_tables_maps_and_manifest_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = phantom("case", truth=False)
+
+    class Method:
+        @property
+        def settings(self) -> dict[str, object]:
+            return dict(MANIFEST)
+
+        def segment(self, case: Case) -> Segmentation:
+            assert findings.probability is not None
+            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
+
+    def written(*_: object) -> Path:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert {"lesions.csv", "patient.csv", "probability.mha", "cue.mha", MANIFEST_FILE} <= names
+        raise OutputError("no room for a mask")
+
+    monkeypatch.setattr("l2snet.sources.challenge.write", written)
+    wanted = Wanted(probability=True, cue=True, measuring=Measuring(), report=Options())
+    with pytest.raises(OutputError, match="no room"):
+        run_case(findings.case, Method(), tmp_path, wanted, 0.0)
+    assert not (tmp_path / REPORT).exists()
+
+
+def test_dicom_is_read_as_predict_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Reading, bool]] = []
+
+    def read(folder: Path, reading: Reading, strict: bool = True) -> None:
+        asked.append((reading, strict))
+        raise InputError("that was all")
+
+    monkeypatch.setattr("l2snet.sources.inputs.read_input", read)
+    options = ["--series", "1.2", "--series", "3.4", "--time-convention", "challenge"]
+    for more in ([], ["--earlier", "a", "b"]):
+        with pytest.raises(SystemExit):
+            main(["report", "study", str(tmp_path), *options, *more])
+    (reading, strict), (_, loose) = asked
+    assert list(reading.series) == ["1.2", "3.4"]
+    assert reading.convention is TimeConvention.challenge
+    assert (strict, loose) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"measured": None}, "measured is null; expected an object"),
+        ({"measured": {"smallest_ml": "x"}}, 'measured.smallest_ml is "x"; expected a number from 0'),
+        ({"measured": {"suv_floor": -1}}, "measured.suv_floor is -1; expected a number from 0"),
+        ({"measured": {"suv_type": "furlong"}}, 'measured.suv_type is "furlong"; expected one of bw, lbm, bsa'),
+        ({"measured": {"suv_type": ["bw"]}}, "measured.suv_type is "),
+        ({"thresholds": {"on_cue": 0.1, "cue": 0.5}}, "thresholds.off_cue is missing; expected a number from 0 to 1"),
+        ({"thresholds": {"lesion": float("nan")}}, "thresholds.lesion is NaN"),
+        ({"thresholds": [1]}, "thresholds is "),
+        ({"packages": ["numpy"]}, "packages is "),
+        ({"notes": "a note"}, "notes is "),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused_in_a_sentence(
+    changes: dict[str, object], sentence: str, tmp_path: Path
+) -> None:
+    case = phantom_case()
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps({**MANIFEST, **changes}))
+    with pytest.raises(InputError) as raised:
+        read_manifest(tmp_path / MANIFEST_FILE)
+    assert f"{MANIFEST_FILE}: {sentence}" in str(raised.value)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        find(case, np.zeros(case.suv.array.shape, bool), manifest={**MANIFEST, **changes})
 
 
 @pytest.mark.parametrize(

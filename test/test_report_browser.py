@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from csv import DictReader
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reports import HOSTILE, OFF, ON, at_thresholds, phantom, sample
 
@@ -17,8 +20,8 @@ from l2snet.predict import REPORT
 from l2snet.report.casepage import Options
 from l2snet.report.cohort import write_cohort
 from l2snet.report.files import write_files
-from l2snet.report.findings import Findings
-from l2snet.report.strings import shown
+from l2snet.report.findings import Findings, find
+from l2snet.report.strings import STRINGS, shown
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # WebGL by the CPU: such machines have no GPU.
@@ -27,7 +30,7 @@ PATIENCE_MS = 240_000
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
 
-Open = Callable[[Path], Any]
+Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,9 @@ def visit(browser: Any) -> Iterator[Open]:
     page.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: asked.append(request.url))
 
-    def open_(path: Path) -> Any:
+    def open_(path: Path, before: str = "") -> Any:
+        if before:
+            page.add_init_script(before)
         page.goto(path.as_uri())
         return page
 
@@ -149,8 +154,8 @@ def by_size(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def test_a_patient_with_truth_and_a_hostile_name(visit: Open, tmp_path: Path) -> None:
-    findings = phantom(HOSTILE)
-    write_files(findings, tmp_path / REPORT, Options(truth=HOSTILE, earlier=phantom("earlier")), pictures=False)
+    findings, before = phantom(HOSTILE), at_thresholds(phantom("earlier"), 0.3, 0.7)
+    write_files(findings, tmp_path / REPORT, Options(truth=HOSTILE, earlier=before), pictures=False)
     page = visit(tmp_path / REPORT)
     assert page.locator("h1").text_content() == HOSTILE
     assert findings.case.lesions is not None
@@ -158,7 +163,10 @@ def test_a_patient_with_truth_and_a_hostile_name(visit: Open, tmp_path: Path) ->
     scores = measure(findings.case.lesions.array > 0, mask, findings.case.geometry.spacing_mm).row()
     for key in ("dice", "fpv_ml", "fnv_ml", "false_positives"):
         assert page.locator(f"[data-score={key}]").text_content().split()[0] == shown(scores[key], key)
-    assert page.locator("[data-change=tmtv_ml]").text_content() == "+0.0 (+0 %)"
+    old, new = before.burden.tmtv_ml, findings.burden.tmtv_ml
+    assert old != new
+    change = f"{new - old:+.1f} ({100 * (new - old) / old:+.0f} %)"
+    assert page.locator("[data-change=tmtv_ml]").text_content() == change
     assert page.locator("#comparison .wrong").count() >= 1
     wait_for_viewer(page)
     page.select_option("#image", "pet")
@@ -191,6 +199,138 @@ def test_the_table_sorts_and_the_window_moves(visit: Open, tmp_path: Path) -> No
     assert page.evaluate("document.getElementById('turning').decode().then(() => true)")
     text = page.evaluate("L2S.csv([{a: '=1+1', b: 'x,\"y\"', c: -2, d: null}], ['a', 'b', 'c', 'd'])")
     assert text == 'a,b,c,d\n\'=1+1,"x,""y""",-2,\n'
+
+
+def test_other_thresholds_are_told_and_keep_pictures_apart(visit: Open, tmp_path: Path) -> None:
+    findings = phantom()
+    write_files(findings, tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+
+    def csv() -> list[dict[str, str]]:
+        page.evaluate("document.getElementById('copied').textContent = ''")
+        page.locator("#copy").click()
+        page.locator("#copied:not(:empty)").wait_for()
+        return list(DictReader(StringIO(page.evaluate("window.copied"))))
+
+    own = csv()
+    assert [row["number"] for row in own] == [*map(str, range(1, findings.burden.lesions + 1)), "all"]
+    assert float(own[-1]["volume_ml"]) == pytest.approx(findings.burden.tmtv_ml, rel=1e-5)
+    assert own[-1]["lesions"] == str(findings.burden.lesions)
+    assert not any(key.startswith("threshold") for key in own[0])
+    assert page.locator("#moved").is_hidden()
+    assert page.locator(".threshold:disabled").count() == 2
+    wait_for_viewer(page)
+    page.locator("#threshold-on:enabled").wait_for()
+    assert page.locator(".threshold:disabled").count() == 0
+
+    slide(page, "off", 0.7)
+    slide(page, "on", 0.3)
+    other = at_thresholds(findings, 0.3, 0.7)
+    page.emulate_media(media="print")
+    notice = page.locator("#moved")
+    assert notice.is_visible()
+    for part in ("off the cue 0.70, on the cue 0.30", "off the cue 0.50, on the cue 0.10"):
+        assert part in notice.text_content()
+    page.emulate_media(media="screen")
+    moved = csv()
+    assert len(moved) == other.burden.lesions + 1
+    assert float(moved[-1]["volume_ml"]) == pytest.approx(other.burden.tmtv_ml, rel=1e-5)
+    assert {(row["threshold_off_cue"], row["threshold_on_cue"]) for row in moved} == {("0.7", "0.3")}
+
+    # A picture leads to the program's own lesion of its number, and marks none of the table's.
+    own_at, now_at = (
+        page.evaluate(f"{rows}.map(row => row.at.map(mm => mm.toFixed(2)).join(' '))")
+        for rows in (
+            "L2S.data('l2snet-data').rows",
+            "L2S.measure(L2S.found, L2S.data('l2snet-data').viewer, {on: 0.3, off: 0.7}).rows",
+        )
+    )
+    last = findings.burden.lesions
+    page.locator(f"#pictures g[data-lesion='{last}']").first.dispatch_event("click")
+    assert page.get_attribute("#viewer", "data-at") == own_at[last - 1]
+    assert page.locator("#table .chosen").count() == 0
+    assert page.locator(f"#pictures .chosen[data-lesion='{last}']").count() == 2
+    page.locator("#table tr[data-lesion='1'] button").click()
+    assert page.get_attribute("#viewer", "data-at") == now_at[0]
+    assert page.locator(".chosen").count() == 1
+
+    page.locator("#reset").click()
+    assert page.locator("#moved").is_hidden()
+    assert csv() == own
+    page.wait_for_timeout(500)
+
+
+def test_what_was_not_copied_is_not_said_to_be(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    page = visit(tmp_path / REPORT)
+    page.evaluate(
+        "navigator.clipboard.writeText = () => Promise.reject(new Error('no')); document.execCommand = () => false;"
+    )
+    page.locator("#copy").click()
+    page.locator("#copied:not(:empty)").wait_for()
+    assert "did not copy" in page.locator("#copied").text_content()
+
+
+def test_without_webgl_no_threshold_can_be_moved(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(), pictures=False)
+    page = visit(
+        tmp_path / REPORT,
+        "const get = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext ="
+        " function (kind, ...more) { return kind === 'webgl2' ? null : get.call(this, kind, ...more); };",
+    )
+    page.locator("#canvas").scroll_into_view_if_needed()
+    page.locator("#stage-note", has_text="no WebGL 2").wait_for()
+    assert page.locator(".threshold:disabled").count() == 2
+
+
+def test_a_mask_over_pet_alone_can_be_looked_at(visit: Open, tmp_path: Path) -> None:
+    plain = phantom(with_ct=False)
+    findings = find(plain.case, plain.measurement.mask.array)
+    write_files(findings, tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    wait_for_viewer(page)
+    page.locator("#table tr[data-lesion='1'] button").click()
+    at = page.evaluate("L2S.data('l2snet-data').rows[0].at")
+    assert page.get_attribute("#viewer", "data-at") == " ".join(f"{mm:.2f}" for mm in at)
+    assert page.locator(".threshold").count() == 0
+
+
+def test_names_and_numbers_are_sorted_each_their_way(visit: Open, tmp_path: Path) -> None:
+    for name in ("12a", "9", "100"):
+        write_files(phantom(name, truth=False), tmp_path / name / REPORT, Options(viewer=False), pictures=False)
+    page = visit(write_cohort(tmp_path))
+    page.locator("#table th[data-key=case] button").click()
+    assert page.locator("#table tbody td:first-child").all_text_contents() == ["9", "12a", "100"]
+    order = page.evaluate(
+        "() => { const cells = document.querySelectorAll('#table tbody td:nth-child(2)');"
+        " ['7', '\u2013', '12'].forEach((text, i) => { cells[i].textContent = text; });"
+        " const sorted = () => { document.querySelector('#table th:nth-child(2) button').click();"
+        " return [...document.querySelectorAll('#table tbody td:nth-child(2)')].map(cell => cell.textContent); };"
+        " return [sorted(), sorted()]; }"
+    )
+    none = STRINGS["undefined"]
+    assert order == [["7", "12", none], ["12", "7", none]]
+
+
+def test_the_floor_is_taken_as_the_program_takes_it(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    page.evaluate("window.found = { suv: new Float32Array([0.7]), probability: new Float32Array([0.9]) }")
+    fuse = "L2S.fuse(window.found, { off: 0.5, on: null }, { suv_floor: floor })[0]"
+    assert page.evaluate(f"floor => {fuse}", 0.7) == int(np.float32(0.7) >= np.float32(0.7)) == 1
+    assert page.evaluate(f"floor => {fuse}", 0.71) == 0
+
+
+def test_the_printed_caption_follows_the_window(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    page = visit(tmp_path / REPORT)
+    page.locator("#suv-max").fill("5")
+    page.emulate_media(media="print")
+    caption = page.locator("#pictures > p.soft")
+    assert caption.is_visible()
+    assert caption.text_content().endswith("SUV 0 to 5.")
+    assert page.locator("#pictures .bar").is_hidden()
 
 
 def test_a_cohort_leads_to_its_reports(visit: Open, tmp_path: Path) -> None:

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2snet.cli.extras import require
-from l2snet.cli.options import Device, DeviceOption, Precision, PrecisionOption, ResampleOption, WeightsOption
-from l2snet.cli.predict import (
+from l2snet.cli.options import (
     ConventionOption,
+    Device,
+    DeviceOption,
+    Precision,
+    PrecisionOption,
+    ResampleOption,
+    SeriesOption,
+    WeightsOption,
+)
+from l2snet.cli.predict import (
     FloorOption,
     FormatOption,
     MethodOption,
-    SeriesOption,
     SmallestOption,
     SuvOption,
 )
@@ -68,7 +75,7 @@ def cohort(
         require("the reports", "report", *REPORT)
     from dataclasses import replace
 
-    from l2snet.cohort.cases import anonymise, find_cases
+    from l2snet.cohort.cases import find_anonymous, find_cases
     from l2snet.cohort.cluster import Cluster
     from l2snet.cohort.plan import Plan, made_by
     from l2snet.cohort.run import in_this_process, run_cohort
@@ -87,9 +94,7 @@ def cohort(
     if ray is not None:
         require("--ray", "cluster", "ray")
     check_output(out)
-    cases = find_cases(root)
-    if anonymous:
-        cases = anonymise(cases, out)
+    cases = find_anonymous(root, out) if anonymous else find_cases(root, out)
     load = partial(load_method, method, [path.resolve() for path in weights or []], device, precision)
     loaded = load() if ray is None else load_method(method, weights or [], Device.cpu, precision)
     plan = Plan(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 import typer
 
 from l2snet.errors import InputError
+from l2snet.sources.suv import TimeConvention
 
 if TYPE_CHECKING:
     from l2snet.training.recipes import Recipe
@@ -42,6 +43,12 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU.")]
 PrecisionOption = Annotated[
     Precision, typer.Option(help="exact is float32; fast is bfloat16 (CPU) or TensorFloat-32 (GPU).")
+]
+SeriesOption = Annotated[
+    list[str] | None, typer.Option(help="SeriesInstanceUID to take where DICOM offers several; may be repeated.")
+]
+ConventionOption = Annotated[
+    TimeConvention, typer.Option(help="DICOM: moment that the PET is corrected to, by QIBA or as autoPET's data.")
 ]
 ResampleOption = Annotated[bool, typer.Option("--resample-ct", help="Bring a CT on another grid onto the PET's.")]
 HoldOutOption = Annotated[str, typer.Option(help="Names of cases to leave out, separated by commas.")]

@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from l2snet.cli.extras import require
-from l2snet.cli.options import Device, DeviceOption, Precision, PrecisionOption, ResampleOption, WeightsOption
+from l2snet.cli.options import (
+    ConventionOption,
+    Device,
+    DeviceOption,
+    Precision,
+    PrecisionOption,
+    ResampleOption,
+    SeriesOption,
+    WeightsOption,
+)
 from l2snet.cli.report import REPORT
 from l2snet.errors import InputError
 from l2snet.sources.suv import TimeConvention
@@ -41,12 +50,6 @@ SmallestOption = Annotated[float, typer.Option(min=0, help="Leave lesions under 
 FloorOption = Annotated[float, typer.Option(min=0, help="Leave voxels under this SUV out of mask and table.")]
 SuvOption = Annotated[
     SuvType, typer.Option("--suv", help="What the table's SUV is normalised by: weight, lean mass or body surface.")
-]
-SeriesOption = Annotated[
-    list[str] | None, typer.Option(help="SeriesInstanceUID to take where DICOM offers several; may be repeated.")
-]
-ConventionOption = Annotated[
-    TimeConvention, typer.Option(help="DICOM: moment that the PET is corrected to, by QIBA or as autoPET's data.")
 ]
 
 

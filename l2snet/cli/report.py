@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2snet.cli.extras import require
-from l2snet.cli.options import ResampleOption
+from l2snet.cli.options import ConventionOption, ResampleOption, SeriesOption
 from l2snet.errors import InputError
+from l2snet.sources.suv import TimeConvention
 
 if TYPE_CHECKING:
     from l2snet.report.findings import Findings
+    from l2snet.sources.inputs import Reading
 
 app = typer.Typer()
 # What a report needs (extra `report`), and what it takes more to set it beside a truth (extra `evaluate`).
@@ -44,6 +46,8 @@ def report(
     cohort: Annotated[
         Path | None, typer.Option(help="Write cohort.html over the report.html of every case in this folder.")
     ] = None,
+    series: SeriesOption = None,
+    time_convention: ConventionOption = TimeConvention.qiba,
 ) -> None:
     """Write a case's report: l2snet report INPUT RESULT, or a cohort's: l2snet report --cohort FOLDER."""
     require("the report", "report", *REPORT)
@@ -65,9 +69,12 @@ def report(
     from l2snet.predict import REPORT as PAGE
     from l2snet.report.casepage import Options
     from l2snet.report.files import write_files
+    from l2snet.sources.inputs import Reading
 
-    findings = _read(input_folder, pet, ct, result, pet_only, resample_ct, truth)
-    before = None if earlier is None else _read(earlier[0], None, None, earlier[1], pet_only, resample_ct, None)
+    reading = Reading(pet_only, resample_ct, time_convention, series or ())
+    # With an earlier examination, each has series of its own.
+    findings = _read(input_folder, pet, ct, result, reading, truth, earlier is None)
+    before = None if earlier is None else _read(earlier[0], None, None, earlier[1], reading, None, False)
     page = out or (result if result.is_dir() else result.parent) / PAGE
     write_files(findings, page, Options(max_suv, viewer, truth.name if truth else "", before), png)
 
@@ -77,23 +84,23 @@ def _read(
     pet: Path | None,
     ct: Path | None,
     result: Path,
-    pet_only: bool,
-    resample_ct: bool,
+    reading: Reading,
     truth: Path | None,
+    strict: bool,
 ) -> Findings:
-    """A case from a folder or files, with its result and its truth."""
+    """A case from a folder or files, with its result and its truth; `strict` as of `read_input`."""
     from dataclasses import replace
 
     import numpy as np
 
     from l2snet.report.findings import read_findings, read_mask_on
     from l2snet.sources.files import read_case
-    from l2snet.sources.inputs import Reading, Source, read_input
+    from l2snet.sources.inputs import Source, read_input
 
     if pet is not None:
-        source = Source(read_case(pet, None if pet_only else ct, resample_ct))
+        source = Source(read_case(pet, None if reading.pet_only else ct, reading.resample_ct))
     elif input_folder is not None:
-        source = read_input(input_folder, Reading(pet_only, resample_ct))
+        source = read_input(input_folder, reading, strict)
     case = source.case
     if truth is not None:
         right = read_mask_on(truth, "truth", case.geometry)

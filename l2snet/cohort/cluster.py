@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,14 @@ class Cluster:
 
         Raises
         ------
-        InputError : there is no cluster at the address.
+        InputError : there is no cluster at the address, or a case needs more than any machine of it has.
         MissingPackageError : Ray is not installed.
         """
         if not cases:
             return
         ray = _connect(self.address)
         try:
+            self._check(ray.nodes())
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_do)
             shared = ray.put(plan)
             waiting = {task.remote(shared, case): case for case in cases}
@@ -60,6 +61,17 @@ class Cluster:
                 yield _outcome(ray, ready, waiting.pop(ready))
         finally:
             ray.shutdown()
+
+    def _check(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse what no machine has, for Ray would wait for one that has it."""
+        owned = [node.get("Resources", {}) for node in nodes if node.get("Alive")]
+        machines = [(float(has.get("CPU", 0)), float(has.get("GPU", 0))) for has in owned]
+        if not any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in machines):
+            listed = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(machines), reverse=True)[:3])
+            raise InputError(
+                f"a case takes {self.cpus:g} CPUs and {self.gpus:g} GPUs, and no machine of the cluster has both (they "
+                f"have {listed or 'none'}); give smaller --cpus-per-case or --gpus-per-case"
+            )
 
 
 def _connect(address: str) -> Any:

@@ -13,24 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from l2snet.cohort.cases import CohortCase
 from l2snet.errors import L2SNetError, reason
-from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
+from l2snet.measure.table import MEASUREMENTS
 from l2snet.pipeline import Method, Segmentation
-from l2snet.predict import MANIFEST, PROBABILITY, REPORT, Wanted, make_way, write_result
+from l2snet.predict import MANIFEST, REPORT, Wanted, make_way, write_result
 from l2snet.results import Measuring
 from l2snet.sources import challenge
 from l2snet.sources.inputs import Reading, Source, read_input
-from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES
 
 if TYPE_CHECKING:
     from l2snet.report.casepage import Options
 
 Row = dict[str, Any]
-# Whatever a case's folder may hold beside its mask.
-LEFT_OVER = (
-    *(MANIFEST, PROBABILITY, LESIONS, PATIENT, MEASUREMENTS, REPORT),
-    *FILES.values(),
-    *(f"{name}{suffix}" for name in IMAGE_NAMES for suffix in IMAGES.values()),
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,8 @@ class Plan:
         with suppress(OSError, ValueError, KeyError, TypeError):
             if json.loads((folder / MANIFEST).read_text("utf-8"))["made_by"] == self.made_by:
                 row: Row = json.loads((folder / MEASUREMENTS).read_text("utf-8"))["patient"]
-                return row if challenge.mask_path(folder, _file_name(case)).is_file() else None
+                files = [challenge.mask_path(folder, _file_name(case)), *([folder / REPORT] if self.report else [])]
+                return row if all(path.is_file() for path in files) else None
         return None
 
     def read(self, case: CohortCase) -> tuple[Source, float]:
@@ -83,7 +77,7 @@ class Plan:
         L2SNetError : it cannot be used.
         """
         began = time.perf_counter()
-        source = read_input(case.folder, self.reading)
+        source = read_input(case.folder, self.reading, strict=False)  # series may be of other cases
         renamed = replace(source.case, name=_file_name(case))
         dicom = source.dicom
         if dicom is not None:
@@ -98,10 +92,7 @@ class Plan:
         ------
         OutputError : another case's result is there, or it cannot be removed.
         """
-        folder = self.folder(case)
-        make_way(folder, _file_name(case))
-        for name in LEFT_OVER:
-            (folder / name).unlink(missing_ok=True)
+        make_way(self.folder(case), _file_name(case))
 
     def write(self, case: CohortCase, source: Source, result: Segmentation, method: Method, read_seconds: float) -> Row:
         """Write a result; its row.
@@ -121,8 +112,8 @@ class Plan:
     def do(self, case: CohortCase, method: Method) -> Outcome:
         """One case from folder to folder; whatever goes wrong in it is its outcome, for the others must be done."""
         try:
-            source, seconds = self.read(case)
             self.make_way(case)
+            source, seconds = self.read(case)
             result = method.segment(source.case)
             return Outcome(case.name, self.write(case, source, result, method, seconds))
         except Exception as error:

@@ -21,7 +21,7 @@ from l2snet.sources.inputs import Source
 
 logger = logging.getLogger(__name__)
 
-TABLE = "cohort.csv"
+TABLE, PAGE = "cohort.csv", "cohort.html"
 COLUMNS = ("case", "study_uid", "status", "lesions", "tmtv_ml", "tlg", "suv_max", "dmax_mm", "sdmax_per_m", "suv_type")
 DONE, FAILED = "done", "failed"
 # Does cases, and gives their outcomes as they are done.
@@ -42,6 +42,8 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
     kept, left = len(outcomes), [case for case in cases if case.name not in outcomes]
     logger.info("%d cases: %d done before, %d to do", len(cases), kept, len(left))
     began = time.perf_counter()
+    if left:
+        (plan.out / PAGE).unlink(missing_ok=True)  # some of its links will lead nowhere
     try:
         with _quiet():
             for outcome in track(runner(plan, left), "segmenting", total=len(left)):
@@ -50,10 +52,11 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
     finally:
         table = [outcomes[case.name] for case in cases if case.name in outcomes]
         write_table(table, plan.out / TABLE)
-    if plan.report is not None and any(not outcome.error for outcome in table):
+    done = [plan.out / outcome.name for outcome in table if not outcome.error]
+    if plan.report is not None and done:
         from l2snet.report.cohort import write_cohort
 
-        write_cohort(plan.out)
+        write_cohort(plan.out, done)
     wrong = sum(bool(outcome.error) for outcome in table)
     if wrong:
         raise L2SNetError(
@@ -97,8 +100,8 @@ def _segment(
 ) -> Future[Outcome]:
     """Segment a case, and have it written once the case before it is."""
     try:
+        plan.make_way(case)  # before the case can fail
         source, seconds = read.result()
-        plan.make_way(case)
         result = method.segment(source.case)
         if behind is not None:
             behind.exception()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from l2snet.files import write_text
-from l2snet.measure.table import lesion_row, patient_row
+from l2snet.measure.table import LESION_COLUMNS, lesion_row, patient_row
 from l2snet.report.drawn import HEADROOM, drawn, window_table
 from l2snet.report.findings import Findings
 from l2snet.report.page import niivue, render
@@ -21,12 +21,14 @@ from l2snet.report.rotation import animated, turning_frames
 from l2snet.report.shades import KINDS, LESION_COLOURS, data_uri, webp_uri
 from l2snet.report.sides import comparison_part, earlier_part
 from l2snet.report.strings import DIGITS, STRINGS, shown
-from l2snet.report.views import CORONAL, LESION, SAGITTAL, axial, projection
+from l2snet.report.views import CORONAL, LESION, SAGITTAL, View, axial, projection
 from l2snet.volume import Array
 
 TOTALS = ("tmtv_ml", "tlg", "lesions", "suv_max", "dmax_mm")
 # Which total stands under which column.
 SUMS = {"volume_ml": "tmtv_ml", "tlg": "tlg", "suv_max": "suv_max"}
+# Totals without such a column, which the CSV has columns of their own for.
+OTHER_TOTALS = ("lesions", "dmax_mm", "sdmax_per_m")
 # Slices of more lesions than these would make a page that nobody reads.
 MOST_SLICES = 60
 THUMBNAIL_PIXELS = 200
@@ -84,13 +86,14 @@ def report(findings: Findings, options: Options) -> str:
         suv_limit=HEADROOM * max_suv,
         window_table=window_table(),
         totals=totals,
-        totals_shown=[*TOTALS, *(["sdmax_per_m"] if totals["sdmax_per_m"] is not None else [])],
+        totals_shown=[*TOTALS, *(["sdmax_per_m"] if findings.surface_m2 is not None else [])],
+        units=units_of(findings),
         warnings=findings.warnings,
         projections=_projections(findings, max_suv),
         still=webp_uri(frames[0]),
         rotating=data_uri(animated(frames), "image/webp"),
         turning_size=frames[0].shape[1::-1],
-        columns=[(k, v) for k, v in STRINGS["columns"].items() if not rows or rows[0][k] is not None],
+        columns=columns_of(findings),
         rows=rows,
         sums=SUMS,
         slices=_slices(findings, max_suv),
@@ -113,11 +116,27 @@ def report(findings: Findings, options: Options) -> str:
             "totals": totals,
             "colours": LESION_COLOURS,
             "digits": DIGITS,
-            "headroom": HEADROOM,
+            "csv": {"columns": ["case", *LESION_COLUMNS], "sums": SUMS, "totals": OTHER_TOTALS},
             "viewer": told,
             "text": STRINGS,
         },
     )
+
+
+def units_of(findings: Findings) -> dict[str, str]:
+    """The unit of each total: of TLG it goes by what SUV is normalised by."""
+    tlg = STRINGS["tlg_units"][findings.measurement.suv_type]
+    return {key: tlg if key == "tlg" else STRINGS["totals"][key][1] for key in STRINGS["totals"] if key != "heading"}
+
+
+def columns_of(findings: Findings) -> list[tuple[str, list[str]]]:
+    """The table's columns: key, and label, unit and meaning; without the probability where it was not kept."""
+    unit = STRINGS["tlg_units"][findings.measurement.suv_type]
+    columns = {key: list(column) for key, column in STRINGS["columns"].items()}
+    columns["tlg"][1] = unit
+    if findings.probability is None:
+        del columns["probability"]
+    return list(columns.items())
 
 
 def title_of(findings: Findings) -> Callable[[int], str]:
@@ -185,13 +204,18 @@ def _projections(findings: Findings, max_suv: float) -> list[dict[str, Any]]:
     return found
 
 
+def lesion_slices(findings: Findings) -> Iterator[tuple[int, View]]:
+    """Number and axial view of the largest lesions."""
+    for number, place in enumerate(findings.places[:MOST_SLICES], start=1):
+        yield number, axial(findings.suv, findings.ct, findings.labels, number, place, findings.box)
+
+
 def _slices(findings: Findings, max_suv: float) -> list[tuple[int, dict[str, Any]]]:
     text, title = STRINGS["pictures"], title_of(findings)
     found = []
-    for lesion in findings.measurement.lesions[:MOST_SLICES]:
-        view = axial(findings.suv, findings.ct, findings.labels, lesion.number, findings.box)
-        label = text["slice_alt"].format(number=lesion.number)
-        found.append((lesion.number, {**drawn(view, label, max_suv, title), "caption": title(lesion.number)}))
+    for number, view in lesion_slices(findings):
+        picture = drawn(view, text["slice_alt"].format(number=number), max_suv, title, windowed=False)
+        found.append((number, {**picture, "caption": title(number)}))
     return found
 
 

@@ -21,6 +21,7 @@ from l2snet.files import write_text
 from l2snet.predict import REPORT
 from l2snet.report.page import render
 from l2snet.report.strings import STRINGS, shown
+from l2snet.subject import SuvType
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +37,33 @@ THUMBNAIL = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says of itself: the case's name, its totals, what to beware of, and a small picture as data URI."""
+    """What a report says of itself: the case's name, its totals, what to beware of, and a small picture as data URI.
+
+    `suv_type` is what its SUV are normalised by.
+    """
 
     name: str
     totals: Mapping[str, float | None]
     warnings: Sequence[str]
     thumbnail: str
     link: str
+    suv_type: str = SuvType.bw.value
 
 
-def write_cohort(folder: Path) -> Path:
+def write_cohort(folder: Path, cases: Sequence[Path] | None = None) -> Path:
     """Write `cohort.html` over every `report.html` below a folder; returns its path.
+
+    Parameters
+    ----------
+    cases : the folders of the cases to list; all by default.
 
     Raises
     ------
     InputError : there is no report.
     OutputError : the page cannot be written.
     """
-    paths = sorted(path for path in folder.rglob(REPORT) if path.is_file())
+    reports = folder.rglob(REPORT) if cases is None else (case / REPORT for case in cases)
+    paths = sorted(path for path in reports if path.is_file())
     found: list[Summary] = []
     unread = []
     for path in paths:
@@ -88,16 +98,20 @@ def read_summary(path: Path, folder: Path) -> Summary:
         totals,
         [str(warning) for warning in told["warnings"]],
         thumbnail if THUMBNAIL.fullmatch(thumbnail) else "",
-        quote(os.path.relpath(path, folder).replace(os.sep, "/")),
+        quote(os.fsencode(os.path.relpath(path, folder).replace(os.sep, "/"))),
+        str(told["totals"].get("suv_type", SuvType.bw)),
     )
 
 
 def cohort_page(cases: Sequence[Summary], unread: Sequence[str] = ()) -> str:
     """The HTML of a cohort."""
     text = STRINGS["cohort"]
+    totals = {key: STRINGS["totals"][key] for key in KEYS}
+    units = {key: unit for key, (_, unit, _) in totals.items()}
+    units["tlg"] = "/".join(sorted({STRINGS["tlg_units"].get(case.suv_type, "?") for case in cases}))
     columns = [
         ("case", [text["case"], "", ""]),
-        *((key, STRINGS["totals"][key]) for key in KEYS),
+        *((key, [label, units[key], meaning]) for key, (label, _, meaning) in totals.items()),
         ("warnings", [text["warnings"], "", ""]),
         ("picture", [text["picture"], "", ""]),
     ]
@@ -111,10 +125,13 @@ def cohort_page(cases: Sequence[Summary], unread: Sequence[str] = ()) -> str:
         columns=columns,
         plots=[plot(cases, key) for key in PLOTTED],
         linear=LINEAR,
+        units=units,
         data={
             "cases": [{"case": case.name, **case.totals} for case in cases],
             "keys": KEYS,
             "copied": text["copied"],
+            "not_copied": STRINGS["table"]["not_copied"],
+            "none": STRINGS["undefined"],
         },
     )
 

@@ -21,7 +21,12 @@ TABLE_STEPS = 65
 
 
 def drawn(
-    view: View, label: str, max_suv: float, titles: Callable[[int], str], kinds: Mapping[str, str] | None = None
+    view: View,
+    label: str,
+    max_suv: float,
+    titles: Callable[[int], str],
+    kinds: Mapping[str, str] | None = None,
+    windowed: bool = True,
 ) -> dict[str, Any]:
     """A view for the templates.
 
@@ -30,12 +35,16 @@ def drawn(
     label : says what it shows, for who does not see it.
     titles : lesion number to what its outline is called.
     kinds : what outlines of other kinds are called.
+    windowed : PET alone follows the page's window; else it is drawn as it is, as PET over CT always is.
     """
     height, width = view.size_mm
-    image = companded(view, max_suv) if view.ct is None else pixels(view, max_suv)
+    windowed = windowed and view.ct is None
+    image = companded(view, max_suv) if windowed else pixels(view, max_suv)
     return {
         "name": view.name,
         "label": label,
+        "windowed": windowed,
+        "fused": view.ct is not None,
         "image": webp_uri(image),
         "width": round(width, 1),
         "height": round(height, 1),

@@ -6,12 +6,11 @@ import logging
 from pathlib import Path
 
 from l2snet.errors import OutputError
-from l2snet.report.casepage import MOST_SLICES, Options, title_of, write_report
+from l2snet.report.casepage import Options, lesion_slices, title_of, write_report
 from l2snet.report.findings import Findings
 from l2snet.report.pictures import projection_picture, slice_picture
 from l2snet.report.rotation import animated, turning_frames
 from l2snet.report.strings import STRINGS, shown
-from l2snet.report.views import axial
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,5 @@ def write_pictures(findings: Findings, folder: Path, max_suv: float) -> None:
     frames = turning_frames(findings.suv, findings.labels, findings.box, max_suv)
     (folder / ROTATION).write_bytes(animated(frames))
     name = title_of(findings)
-    for lesion in findings.measurement.lesions[:MOST_SLICES]:
-        view = axial(findings.suv, findings.ct, findings.labels, lesion.number, findings.box)
-        slice_picture(view, folder / SLICE.format(number=lesion.number), name(lesion.number), max_suv)
+    for number, view in lesion_slices(findings):
+        slice_picture(view, folder / SLICE.format(number=number), name(number), max_suv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from l2snet.case import Case
 from l2snet.errors import InputError
@@ -17,6 +17,7 @@ from l2snet.evaluation.pairs import mask_in, read_mask
 from l2snet.measure.lesions import Rules, label_lesions, measure_lesions
 from l2snet.measure.patient import Burden, Measurement, burden
 from l2snet.predict import CUE, MANIFEST, PROBABILITY
+from l2snet.report.manifest import check_manifest, read_manifest, rules_of, suv_type_of
 from l2snet.report.strings import STRINGS
 from l2snet.report.views import Box, warm_box
 from l2snet.subject import Subject, SuvType
@@ -42,6 +43,7 @@ class Findings:
     probability, cue : float32, 0..1; None where they were not kept.
     manifest : what `predict` noted; empty where there is none.
     rules : what of the mask counted as lesion.
+    surface_m2 : of the patient's body; None where height or weight is not known.
     """
 
     case: Case
@@ -50,6 +52,7 @@ class Findings:
     cue: Volume | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
+    surface_m2: float | None = None
 
     @property
     def name(self) -> str:
@@ -75,6 +78,11 @@ class Findings:
     def labels(self) -> Array:
         """(z, y, x) lesion numbers, canonical."""
         return self.measurement.labels.canonical().array
+
+    @cached_property
+    def places(self) -> list[Box]:
+        """Where each lesion lies in `labels`, in order of their numbers."""
+        return list(ndimage.find_objects(self.labels))
 
     @cached_property
     def box(self) -> Box:
@@ -128,19 +136,20 @@ def find(
 
     Raises
     ------
-    InputError : SUV of that type needs something that is not known of the body.
+    InputError : the manifest is damaged, or SUV of its type needs something that is not known of the body.
     MissingPackageError : connected-components-3d is not installed.
     """
-    subject, measured = subject or Subject(), (manifest or {}).get("measured", {})
-    rules = Rules(float(measured.get("smallest_ml", 0.0)), float(measured.get("suv_floor", 0.0)))
-    suv_type = SuvType(measured.get("suv_type", SuvType.bw))
+    subject, manifest = subject or Subject(), manifest or {}
+    check_manifest(manifest)
+    rules, suv_type = rules_of(manifest), suv_type_of(manifest)
     scale = subject.suv_scale(suv_type)
     if scale != 1.0:
         case = replace(case, suv=case.suv.with_array(case.suv.array * case.suv.array.dtype.type(scale)))
     labels = case.suv.with_array(label_lesions(mask, case.suv.array, case.geometry.voxel_ml, rules))
     lesions = measure_lesions(labels, case.suv.array, None if probability is None else probability.array)
     measurement = Measurement(labels, tuple(lesions), burden(lesions, subject), str(suv_type))
-    return Findings(case, measurement, probability, cue, manifest or {}, rules)
+    surface_m2 = subject.surface_m2 if subject.has_size else None
+    return Findings(case, measurement, probability, cue, manifest, rules, surface_m2)
 
 
 def read_findings(case: Case, result: Path, subject: Subject | None = None) -> Findings:
@@ -156,7 +165,7 @@ def read_findings(case: Case, result: Path, subject: Subject | None = None) -> F
     if not result.is_dir():
         return find(case, mask, subject=subject)
     probability, cue = (_map_on(result / name, case.geometry) for name in (PROBABILITY, CUE))
-    return find(case, mask, probability, cue, _read_manifest(result / MANIFEST), subject)
+    return find(case, mask, probability, cue, read_manifest(result / MANIFEST), subject)
 
 
 def read_mask_on(path: Path, what: str, grid: Geometry) -> Array:
@@ -179,18 +188,6 @@ def _map_on(path: Path, grid: Geometry) -> Volume | None:
     if not volume.geometry.matches(grid):
         raise InputError(f"{path.name} ({volume.geometry}) is not on the PET's grid ({grid}); is it another case's?")
     return volume
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}); run l2snet predict again") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path} holds no object; run l2snet predict again")
-    return manifest
 
 
 def _border(labels: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -46,7 +47,7 @@ def render(template: str, scripts: Sequence[str], later: Sequence[str] = (), **v
     environment.filters |= {"number": shown, "colour": _colour, "plain": lambda value: f"{value:g}"}
     codes = [text_of(name) for name in scripts]
     hashes = " ".join(f"'sha256-{_digest(code)}'" for code in (*codes, *later))
-    return environment.get_template(template).render(
+    text = environment.get_template(template).render(
         t=STRINGS,
         version=__version__,
         style=Markup(text_of("style.css")),  # noqa: S704 - our own file
@@ -54,6 +55,8 @@ def render(template: str, scripts: Sequence[str], later: Sequence[str] = (), **v
         policy=POLICY.format(hashes=hashes),
         **values,
     )
+    # Halves of characters, from a file name that is not UTF-8, cannot be written.
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 @cache

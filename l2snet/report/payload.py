@@ -1,8 +1,8 @@
 """What the viewer in the page needs, small: images in 256 levels, and exact numbers where a lesion could be.
 
-Images are cut to the body. A level is finer than the images' noise: SUV 0.05, or about 2 % above SUV 5; 4 HU in soft
-tissue. Whatever the table counts (SUV, SUVpeak, probability) goes as float32 for every voxel that a threshold could
-bring into the mask, so that the page computes what the program computes.
+Images are cut to the body. A level is finer than the images' noise: SUV 0.05 to SUV 5, an even ratio beyond; 4 HU in
+soft tissue. Whatever the table counts (SUV, SUVpeak, probability) goes as float32 for every voxel that a threshold
+could bring into the mask, so that the page computes what the program computes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from l2snet.measure.peak import sphere_weights
 from l2snet.report.findings import LEAST_THRESHOLD, Findings
+from l2snet.report.manifest import threshold, threshold_names
 from l2snet.report.views import Box
 from l2snet.volume import Array, Geometry, Volume
 
@@ -38,15 +39,16 @@ class Rule:
 
 
 def rule_of(findings: Findings) -> Rule | None:
-    """The method's rule, where its manifest tells one that a threshold moves; None for any other."""
-    thresholds = findings.manifest.get("thresholds")
-    if not isinstance(thresholds, dict) or findings.probability is None:
+    """The method's rule, where its manifest tells one that a threshold moves; None for any other.
+
+    Raises
+    ------
+    InputError : the manifest tells no number for a threshold of the rule.
+    """
+    names = threshold_names(findings.manifest)
+    if not names or findings.probability is None or (len(names) > 1 and findings.cue is None):
         return None
-    if "lesion" in thresholds:
-        return Rule(float(thresholds["lesion"]))
-    if findings.manifest.get("fusion") != "adaptive" or findings.cue is None:
-        return None
-    return Rule(*(float(thresholds[name]) for name in ("off_cue", "on_cue", "cue")))
+    return Rule(*(threshold(findings.manifest, name) for name in names))
 
 
 def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
@@ -67,8 +69,9 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
         "affine": ras_affine(geometry, box).tolist(),
         "voxel_ml": geometry.voxel_ml,
         "suv_levels": suv_levels.tolist(),
-        "surface_m2": surface_m2(findings),
+        "surface_m2": findings.surface_m2,
         "rules": {"smallest_ml": findings.rules.smallest_ml, "suv_floor": findings.rules.suv_floor},
+        **dict.fromkeys(("hu_levels", "cue_levels", "rule")),
     }
     if findings.ct is not None:
         packed["ct"] = pack(to_levels(findings.ct.array[box], HU_LEVELS))
@@ -122,14 +125,6 @@ def sphere_means(suv: Volume, box: Box, where: Array) -> Array:
         means[part][inside] = (sums / known)[inside]
     found: Array = means[where]
     return found
-
-
-def surface_m2(findings: Findings) -> float | None:
-    """The body surface that the standardised Dmax was taken by; None where there is none."""
-    burden = findings.burden
-    if not burden.dmax_mm or not burden.sdmax_per_m:
-        return None
-    return burden.dmax_mm / 1000.0 / burden.sdmax_per_m
 
 
 def least_threshold(rule: Rule) -> float:

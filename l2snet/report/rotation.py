@@ -18,6 +18,9 @@ FRAME_MS = 120
 VOXEL_MM = 2.0
 PIXEL_MM = 1.6
 QUALITY = 70
+# What lies to the right of a frame, from before and each 45 degrees on; to its left lies the opposite.
+SIDES = ("L", "LP", "P", "RP", "R", "RA", "A", "LA")
+LETTER_PIXELS, LETTER_MARGIN, LETTER_GREY = 11, 4, 68
 # Of 255 greys; less is air.
 LEAST_SHOWN = 5
 
@@ -33,6 +36,8 @@ def animated(frames: Sequence[Array]) -> bytes:
 
 def turning_frames(suv: Volume, labels: Array, box: Box, max_suv: float) -> list[Array]:
     """Once around the patient, (rows, columns, 3) uint8 for each of `ANGLES`; lesions outlined, in colour by number.
+
+    At both edges stands what lies there: R, L, A, P, or two of them.
 
     Parameters
     ----------
@@ -53,7 +58,26 @@ def turning_frames(suv: Volume, labels: Array, box: Box, max_suv: float) -> list
     # The diagonal of the box is wider than what any side of the patient fills.
     filled = np.flatnonzero(np.any([(grey > LEAST_SHOWN).any(axis=0) for grey, _ in whole], axis=0))
     side = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
-    return [_frame(grey[:, side], mark[:, side], pixel_mm) for grey, mark in whole]
+    return [_lettered(_frame(grey[:, side], mark[:, side], pixel_mm), at) for at, (grey, mark) in enumerate(whole)]
+
+
+def ends(at: int) -> tuple[str, str]:
+    """What lies to the left and to the right of a frame."""
+    sector = round(at * len(SIDES) / ANGLES)
+    return SIDES[(sector + len(SIDES) // 2) % len(SIDES)], SIDES[sector % len(SIDES)]
+
+
+def _lettered(frame: Array, at: int) -> Array:
+    """A frame with what lies at its edges."""
+    from PIL import ImageDraw, ImageFont
+
+    picture = image_library().fromarray(frame)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTER_PIXELS)
+    height, width = frame.shape[:2]
+    for text, x, anchor in zip(ends(at), (LETTER_MARGIN, width - LETTER_MARGIN), ("lm", "rm"), strict=True):
+        where, colour = (x, height / 2), (LETTER_GREY,) * 3
+        pen.text(where, text, colour, font, anchor, stroke_width=2, stroke_fill=(255,) * 3)
+    return np.asarray(picture)
 
 
 def _finer(array: Array, factors: tuple[int, int], smooth: bool) -> Array:

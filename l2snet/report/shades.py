@@ -82,10 +82,10 @@ def enlarged(values: Array, size: tuple[int, int]) -> Array:
     return out.clip(values.min(), values.max())
 
 
-def webp_uri(picture: Array, lossless: bool = False) -> str:
+def webp_uri(picture: Array) -> str:
     """A uint8 picture, grey or RGB, as a data URI."""
     file = io.BytesIO()
-    image_library().fromarray(picture).save(file, "WEBP", quality=WEBP_QUALITY, lossless=lossless, method=3)
+    image_library().fromarray(picture).save(file, "WEBP", quality=WEBP_QUALITY, method=3)
     return data_uri(file.getvalue(), "image/webp")
 
 

@@ -15,6 +15,9 @@ from l2snet.report.strings import STRINGS, shown
 from l2snet.report.views import CORONAL, LESION, MISSED, RIGHT, SAGITTAL, TRUTH, WRONG, projection, warm_box
 from l2snet.volume import Array
 
+# Totals in a unit that goes by what SUV is normalised by.
+BY_SUV = ("tlg", "suv_max")
+
 
 def comparison_part(findings: Findings, max_suv: float, truth: str) -> dict[str, Any]:
     """The mask against the case's truth: what is right, wrong and missed, and the numbers of an evaluation.
@@ -75,7 +78,9 @@ def earlier_part(earlier: Findings, now: Findings, max_suv: float, keys: Sequenc
                 found["marks"] = [{**mark, "kind": "past"} for mark in found["marks"]]
             views.append({**found, "name": name})
     before, after = patient_row(earlier.measurement), patient_row(now.measurement)
-    change = {key: changed(before[key], after[key], key) for key in keys}
+    # What is in another unit has no difference.
+    alike = earlier.measurement.suv_type == now.measurement.suv_type
+    change = {k: changed(before[k] if alike or k not in BY_SUV else None, after[k], k) for k in keys}
     return {"name": earlier.name, "views": views, "totals": list(keys), "before": before, "change": change}
 
 

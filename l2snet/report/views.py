@@ -109,16 +109,18 @@ def projection(suv: Volume, layers: Mapping[str, Array], axis: int, box: Box) ->
     return View(name, image, size_mm, ends, marks=_marks(shadows, pixel, size_mm))
 
 
-def axial(suv: Volume, ct: Volume | None, labels: Array, number: int, box: Box) -> View:
+def axial(suv: Volume, ct: Volume | None, labels: Array, number: int, place: Box, box: Box) -> View:
     """The axial slice that shows most of a lesion, with the outline of every lesion in it.
 
     Parameters
     ----------
     suv, ct : canonical, on one grid.
     labels : (z, y, x) integers on their grid.
+    place : where the lesion lies, see `scipy.ndimage.find_objects`; nothing of it lies elsewhere.
+    box : what is shown.
     """
     _, dy, dx = suv.geometry.spacing_mm
-    z = slice_through(suv.array, labels, number)
+    z = slice_through(suv.array, labels, number, place)
     image, plane = suv.array[z][box[1:]], labels[z][box[1:]]
     hu = None if ct is None else ct.array[z][box[1:]]
     shadows = {(LESION, int(k)): plane == k for k in np.unique(plane[plane > 0])}
@@ -126,12 +128,12 @@ def axial(suv: Volume, ct: Volume | None, labels: Array, number: int, box: Box) 
     return View("axial", image, size_mm, ("R", "L"), hu, _marks(shadows, (dy, dx), size_mm))
 
 
-def slice_through(suv: Array, labels: Array, number: int) -> int:
-    """The index z of the slice with most of a lesion; of several such, the hottest."""
-    inside = labels == number
+def slice_through(suv: Array, labels: Array, number: int, place: Box) -> int:
+    """The index z of the slice with most of a lesion that lies in one place; of several such, the hottest."""
+    inside, near = labels[place] == number, suv[place]
     counts = inside.sum(axis=(1, 2))
     best = np.flatnonzero(counts == counts.max())
-    return int(max(best, key=lambda z: suv[z][inside[z]].max()))
+    return int(place[0].start + max(best, key=lambda z: near[z][inside[z]].max()))
 
 
 def lines_around(shadow: Array, pixel_mm: tuple[float, float]) -> list[Array]:

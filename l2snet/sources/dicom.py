@@ -6,8 +6,11 @@ overlap), never from names; a choice that the headers leave open is an error tha
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import struct
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,15 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from l2snet.case import MIN_SLICES
 from l2snet.errors import InputError
 from l2snet.sources.dicom_enhanced import CT_IMAGE, ENHANCED, PET_IMAGE, frames
 from l2snet.sources.dicom_series import Series, stack
 from l2snet.volume import Geometry
+
+logger = logging.getLogger(__name__)
 
 PET, CT, SEG = "PT", "CT", "SEG"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -81,6 +86,28 @@ def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStud
     return sorted(studies, key=lambda study: (study.patient, study.name))
 
 
+def first_study_uid(folder: Path, deep: bool = True) -> str | None:
+    """StudyInstanceUID of the first image of a study in a folder, at any depth or there alone; None without any."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(folders) if deep else []
+        header = _first_header(Path(place), names)
+        if header is not None:
+            return str(header.get("StudyInstanceUID", ""))
+    return None
+
+
+def check_wanted(series: Sequence[Series], wanted: Collection[str]) -> None:
+    """Refuse series that a study does not have.
+
+    Raises
+    ------
+    InputError : lists those that it has.
+    """
+    unknown = sorted(set(wanted) - {s.uid for s in series})
+    if unknown:
+        raise InputError(f"there is no series {unknown[0]} in the study; expected one of {_listed(series)}")
+
+
 def _check_patients(studies: Sequence[DicomStudy], patients: Mapping[str, str]) -> None:
     """Refuse one patient under two names, who would be trained and tested on; `patients` are PatientIDs by study."""
     names: dict[str, str] = {}
@@ -133,7 +160,7 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
 
     Raises
     ------
-    InputError : there is none, none covers half of the PET, or two cover it alike.
+    InputError : there is none, none makes a stack, none covers half of the PET, or two cover it alike.
     """
     cts = _wanted(_images(series, CT, CT_IMAGE), wanted)
     frame = pet.first.get("FrameOfReferenceUID")
@@ -143,7 +170,16 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
             f"no CT is in the PET's frame of reference: {_listed(cts)}; if one is aligned with the PET all the same, "
             "name it with --series UID"
         )
-    overlaps = [(_overlap(stack(s, "CT").geometry, grid), s) for s in same]
+    overlaps = []
+    refused: list[InputError] = []
+    for s in same:
+        try:
+            overlaps.append((_overlap(stack(s, "CT").geometry, grid), s))
+        except InputError as error:  # such as the images of one place that wait for a contrast bolus
+            logger.info("left out: %s", error)
+            refused.append(error)
+    if refused and not overlaps:
+        raise refused[0]
     best = max((share for share, _ in overlaps), default=0.0)
     chosen = _only([s for share, s in overlaps if share >= best - SAME_OVERLAP], "CT that covers the PET")
     if best < MIN_OVERLAP:
@@ -240,7 +276,7 @@ def _header(path: Path) -> Dataset | None:
     try:
         with disable_value_validation():
             header = dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError):
+    except (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error):
         return None
     return header if "StudyInstanceUID" in header and "SeriesInstanceUID" in header else None
 

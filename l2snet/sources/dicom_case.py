@@ -10,7 +10,7 @@ from typing import Any
 
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
-from l2snet.sources.dicom import choose_ct, choose_pet, find_dicom_studies, read_series
+from l2snet.sources.dicom import check_wanted, choose_ct, choose_pet, find_dicom_studies, read_series
 from l2snet.sources.dicom_series import Stack, pet_header, read_ct, read_pet, stack
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import Subject
@@ -45,6 +45,7 @@ def read_dicom_case(
     convention: TimeConvention = TimeConvention.qiba,
     wanted: Collection[str] = (),
     pet_only: bool = False,
+    strict: bool = True,
 ) -> DicomCase:
     """The one study under a folder, whatever else is there; named by the folder.
 
@@ -54,6 +55,7 @@ def read_dicom_case(
     ----------
     convention : the moment that the PET is taken to be corrected to, see `TimeConvention`.
     wanted : SeriesInstanceUIDs that decide where the study offers several.
+    strict : the study must have all that are wanted; else they may be of other studies.
 
     Raises
     ------
@@ -67,6 +69,8 @@ def read_dicom_case(
         )
     (study,) = studies
     series = read_series(study)
+    if strict:
+        check_wanted(series, wanted)
     pet_series = choose_pet(series, wanted)
     _, suv, factors = read_pet(pet_series, convention)
     record: dict[str, Any] = {

@@ -7,11 +7,14 @@ moment of the decay correction itself.
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
+
+from l2snet.errors import InputError
+from l2snet.sources.suv import OFFSET, local_moment
 
 PET_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2"
 # Made so by the scanner, and converted from classic files.
@@ -39,17 +42,22 @@ CORRECTIONS = {
     "RandomsCorrected": "RAN",
     "DeadTimeCorrected": "DTIM",
 }
-OFFSET = re.compile(r"[+-]\d{4}$")
 
 
 def frames(header: Dataset) -> tuple[Dataset, ...]:
-    """A header a frame of an enhanced PET or CT, numbered by ReferencedFrameNumber; any other header as it is."""
+    """A header a frame of an enhanced PET or CT, numbered by ReferencedFrameNumber; any other header as it is.
+
+    Raises
+    ------
+    InputError : an enhanced file does not describe its frames.
+    """
     if not any(header.get("SOPClassUID") in classes for classes in ENHANCED.values()):
         return (header,)
-    shared = (header.get(FRAMES[0]) or [Dataset()])[0]
-    return tuple(
-        _frame(header, (shared, item), number) for number, item in enumerate(header.get(FRAMES[1]) or [], start=1)
-    )
+    shared, items = (header.get(FRAMES[0]) or [Dataset()])[0], header.get(FRAMES[1])
+    if not items:
+        name = Path(str(getattr(header, "filename", ""))).name
+        raise InputError(f"{FRAMES[1]} is missing in {name}, which is multi-frame; export the series again")
+    return tuple(_frame(header, (shared, item), number) for number, item in enumerate(items, start=1))
 
 
 def copied(header: Dataset) -> Dataset:
@@ -69,42 +77,52 @@ def _frame(header: Dataset, groups: tuple[Dataset, ...], number: int) -> Dataset
         for keyword in GROUPS:
             if group.get(keyword):
                 flat.update(group[keyword][0])
-        if group.get("RealWorldValueMappingSequence"):
-            _real_world(flat, group.RealWorldValueMappingSequence[0])
-    _times(flat)
+    # After the loop: it stands in for PixelValueTransformation, whichever of the groups either is in.
+    mappings = [mapping for group in groups[::-1] for mapping in group.get("RealWorldValueMappingSequence") or []]
+    _real_world(flat, mappings)
+    if flat.get("SOPClassUID") in ENHANCED[PET_IMAGE]:
+        _times(flat)
     if "CorrectedImage" not in flat:
         flat.CorrectedImage = [name for keyword, name in CORRECTIONS.items() if flat.get(keyword) == "YES"]
     flat.ReferencedFrameNumber = number
     return flat
 
 
-def _real_world(flat: Dataset, mapping: Dataset) -> None:
-    """Units, and the line from stored values to them, where they are those of a PET."""
-    codes = mapping.get("MeasurementUnitsCodeSequence") or [Dataset()]
-    units = UNITS.get(str(codes[0].get("CodeValue", "")))
-    if units and "Units" not in flat and "RealWorldValueSlope" in mapping:
-        flat.Units = units
-        flat.RescaleSlope, flat.RescaleIntercept = (
-            f"{mapping.get(keyword, 0.0):.10g}" for keyword in ("RealWorldValueSlope", "RealWorldValueIntercept")
-        )
+def _real_world(flat: Dataset, mappings: Sequence[Dataset]) -> None:
+    """Units, and the line from stored values to them, of the first mapping whose units are those of a PET."""
+    for mapping in mappings:
+        codes = mapping.get("MeasurementUnitsCodeSequence") or [Dataset()]
+        units = UNITS.get(str(codes[0].get("CodeValue", "")))
+        if units and "Units" not in flat and "RealWorldValueSlope" in mapping:
+            flat.Units = units
+            flat.RescaleSlope, flat.RescaleIntercept = (
+                f"{mapping.get(keyword, 0.0):.10g}" for keyword in ("RealWorldValueSlope", "RealWorldValueIntercept")
+            )
 
 
 def _times(flat: Dataset) -> None:
     """Dates and times of a classic PET; the moment that decay was corrected to stands for series and acquisition."""
-    corrected: Any = flat.get("DecayCorrectionDateTime")
     if "DecayCorrection" not in flat and flat.get("DecayCorrected"):
         flat.DecayCorrection = "START" if flat.DecayCorrected == "YES" else "NONE"
-    if flat.get("DecayCorrected") == "YES" and corrected:
+    if flat.get("DecayCorrected") == "YES" and flat.get("DecayCorrectionDateTime"):
         for name in ("Series", "Acquisition"):
-            _set_moment(flat, name, str(corrected))
+            _set_moment(flat, name, "DecayCorrectionDateTime")
     elif flat.get("FrameAcquisitionDateTime") and not flat.get("AcquisitionTime"):
-        _set_moment(flat, "Acquisition", str(flat.FrameAcquisitionDateTime))
+        _set_moment(flat, "Acquisition", "FrameAcquisitionDateTime")
     if flat.get("FrameAcquisitionDuration") and not flat.get("ActualFrameDuration"):
         flat.ActualFrameDuration = round(float(flat.FrameAcquisitionDuration))
 
 
-def _set_moment(flat: Dataset, name: str, moment: str) -> None:
-    """From DICOM's date-time; one with an offset is local time by that offset, as the rest of the header is."""
-    local = OFFSET.sub("", moment.strip())
+def _set_moment(flat: Dataset, name: str, keyword: str) -> None:
+    """From a field of date and time; one with an offset is turned into the header's, as the injection's is.
+
+    Where the header has none, this one becomes the header's, so that an injection of another is turned into it.
+    """
+    local = str(flat[keyword].value).strip()
+    offset = OFFSET.search(local)
+    if offset is not None:
+        if not flat.get("TimezoneOffsetFromUTC"):
+            flat.TimezoneOffsetFromUTC = offset.group()
+        local = f"{local_moment(local, keyword, str(flat.TimezoneOffsetFromUTC)):%Y%m%d%H%M%S.%f}"
     setattr(flat, f"{name}Date", local[:8])
     setattr(flat, f"{name}Time", local[8:])

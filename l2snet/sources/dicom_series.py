@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 from l2snet.case import AIR_HU, MIN_SLICES
@@ -61,13 +65,13 @@ def stack(series: Series, what: str) -> Stack:
     """
     label = f"the {what} {series}"
     headers = series.headers
-    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
+    if any(int(_field(header, "NumberOfFrames", label) or 1) > 1 for header in headers):
         raise InputError(f"{label} is multi-frame; expected one file a slice: export it as classic DICOM")
     if len(headers) < MIN_SLICES:
         raise InputError(f"{label} has too few slices; expected at least {MIN_SLICES}")
     cosines = _shared(headers, "ImageOrientationPatient", 6, SAME_ORIENTATION, label)
     spacing_mm = _shared(headers, "PixelSpacing", 2, 1e-4, label)
-    size = {(int(header.Rows), int(header.Columns)) for header in headers}
+    size = {tuple(int(_numbers(header, side, 1, label)[0]) for side in ("Rows", "Columns")) for header in headers}
     if len(size) > 1:
         raise InputError(f"{label} has slices of several sizes {sorted(size)}; expected one")
     along_row, along_column = cosines[:3], cosines[3:]
@@ -95,9 +99,9 @@ def read_pet(series: Series, convention: TimeConvention) -> tuple[Volume, Volume
     """
     stacked = stack(series, "PET")
     factors = suv_factors([pet_header(header) for header in series.headers], convention)
-    by_file = dict(zip((header.filename for header in series.headers), factors.values, strict=True))
+    by_slice = dict(zip(map(_place, series.headers), factors.values, strict=True))
     values = _voxels(stacked, "PET")
-    per_slice = np.array([by_file[header.filename] for header in stacked.headers], dtype=np.float32)
+    per_slice = np.array([by_slice[_place(header)] for header in stacked.headers], dtype=np.float32)
     suv = values * per_slice[:, None, None]
     return Volume(values, stacked.geometry), Volume(suv, stacked.geometry), factors
 
@@ -153,23 +157,29 @@ def _voxels(stacked: Stack, what: str) -> Array:
         slope, intercept = (_numbers(header, k, 1, f"{what} {path.name}")[0] for k in _RESCALE)
         if file is None or file[0] != path:  # all frames of a multi-frame file are decoded at once
             file = path, _stored(path, header, what)
-        frame = file[1].reshape(-1, *file[1].shape[-2:])[int(header.get("ReferencedFrameNumber") or 1) - 1]
-        if frame.shape != target.shape:
-            raise InputError(
-                f"{what} {path.name} cannot be read: {frame.shape} pixels, {target.shape} promised; copy it again"
-            )
-        target[...] = frame.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        frames = file[1].reshape(-1, *file[1].shape[-2:])
+        _, number = _place(header)
+        if frames.shape[1:] != target.shape or number > len(frames):
+            promised = f"{target.shape} pixels, frame {number}"
+            raise InputError(f"{what} {path.name} cannot be read: {frames.shape}, {promised} promised; copy it again")
+        target[...] = frames[number - 1].astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return voxels
+
+
+def _place(header: Dataset) -> tuple[str, int]:
+    """A slice's file, and its frame there."""
+    return str(header.filename), int(header.get("ReferencedFrameNumber") or 1)
 
 
 def _stored(path: Path, header: Dataset, what: str) -> Array:
     """A file's pixels as they are stored, decompressed."""
     try:
         pixels: Array = dcmread(path).pixel_array
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError) as error:
-        syntax = header.file_meta.TransferSyntaxUID.name
+    except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError, struct.error) as error:
+        syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+        named = "no TransferSyntaxUID" if syntax is None else syntax.name
         raise InputError(
-            f"{what} {path.name} ({syntax}) cannot be read: {reason(error)}; copy it again, or store it uncompressed "
+            f"{what} {path.name} ({named}) cannot be read: {reason(error)}; copy it again, or store it uncompressed "
             "(gdcmconv --raw)"
         ) from error
     return pixels
@@ -188,7 +198,7 @@ def pet_header(header: Dataset) -> PetHeader:
             "RadiopharmaceuticalInformationSequence lists several injections; expected one: leave the study out"
         )
     with disable_value_validation():
-        values = {keyword: injections[0].get(keyword, header.get(keyword)) for keyword in KEYWORDS.values()}
+        values = {keyword: _either(injections[0], header, keyword) for keyword in KEYWORDS.values()}
         values["GEScanDateTime"] = _private(header, 0x0009, GE, 0x0D)
         values["PhilipsSUVScaleFactor"] = _private(header, 0x7053, PHILIPS, 0x00)
         values["PhilipsActivityConcentrationScaleFactor"] = _private(header, 0x7053, PHILIPS, 0x09)
@@ -215,9 +225,34 @@ def _shared(headers: Sequence[Dataset], keyword: str, count: int, tolerance: flo
 
 
 def _numbers(header: Dataset, keyword: str, count: int, label: str) -> list[float]:
-    with disable_value_validation():
-        value = header.get(keyword)
-        values = list(value) if isinstance(value, MultiValue) else [value]
+    value = _field(header, keyword, label)
+    values = list(value) if isinstance(value, MultiValue) else [value]
+    name = Path(str(header.filename)).name
     if len(values) != count or any(v is None or str(v) == "" for v in values):
-        raise InputError(f"{label}: {keyword} is missing in {Path(str(header.filename)).name}; export the series again")
-    return [float(v) for v in values]
+        raise InputError(f"{label}: {keyword} is missing in {name}; export the series again")
+    try:
+        numbers = [float(v) for v in values]
+    except (ValueError, TypeError):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        listed = ", ".join(map(str, values))
+        raise InputError(f"{label}: {keyword} is {listed} in {name}; expected numbers: export the series again")
+    return numbers
+
+
+def _either(injection: Dataset, header: Dataset, keyword: str) -> Any:
+    value = _field(injection, keyword, "PET")
+    return _field(header, keyword, "PET") if value is None else value
+
+
+def _field(header: Dataset, keyword: str, label: str) -> Any:
+    """A field's value, None where there is none; pydicom converts it here, and refuses numbers that are none."""
+    try:
+        with disable_value_validation():
+            return header.get(keyword)
+    except (ValueError, TypeError, struct.error, BytesLengthException) as error:
+        name = Path(str(getattr(header, "filename", ""))).name
+        place = f" in {name}" if name else ""
+        raise InputError(
+            f"{label}: {keyword} cannot be read{place} ({reason(error)}); correct it, or export the series again"
+        ) from error

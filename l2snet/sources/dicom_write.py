@@ -18,6 +18,7 @@ from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DS
+from scipy import ndimage
 
 from l2snet import __version__
 from l2snet.errors import OutputError, reason
@@ -114,10 +115,21 @@ def result_uid(*parts: object) -> UID:
     return generate_uid(entropy_srcs=[hashlib.sha256(text.encode()).hexdigest()])
 
 
-def tracking_uid(reference: Reference, author: Author, number: int) -> UID:
-    """A lesion's tracking UID: one for SEG, RTSTRUCT and SR."""
-    first = reference.headers[0]
-    return result_uid(first.SeriesInstanceUID, author.method, author.version, "lesion", number)
+def tracking_uids(labels: Array, reference: Reference, author: Author) -> list[UID]:
+    """The tracking UID of all lesions together, then of each by number: one for SEG, RTSTRUCT and SR.
+
+    Other voxels are another lesion, whatever its number.
+
+    Parameters
+    ----------
+    labels : (z, y, x) the lesions by number, in order of the reference's slices.
+    """
+    parts = [hashlib.sha256((labels > 0).tobytes()).hexdigest()]
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == number
+        parts.append(f"{[side.start for side in box]}|{inside.shape}|{hashlib.sha256(inside.tobytes()).hexdigest()}")
+    uid = reference.headers[0].SeriesInstanceUID
+    return [result_uid(uid, author.method, author.version, "lesion", n, part) for n, part in enumerate(parts)]
 
 
 def write_dicom(make: Callable[[], Dataset], path: Path) -> Path:

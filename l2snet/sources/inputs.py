@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,16 +58,22 @@ class Source:
 
 def kind_of(folder: Path) -> Kind | None:
     """What a folder holds, by the names and first bytes of files; None where it is nothing known."""
-    if (folder / challenge.IMAGES).is_dir() or (folder / challenge.INPUTS).is_file():
+    if (folder / challenge.INPUTS).is_file():
         return Kind.container
-    if (folder / autopet.SUV).is_file():
-        return Kind.nifti
-    return Kind.dicom if has_dicom(folder) else None
+    return kind_of_images(folder) or (Kind.dicom if has_dicom(folder) else None)
 
 
-def has_dicom(folder: Path) -> bool:
-    """Whether there is any DICOM file at any depth."""
-    return any(is_dicom(Path(place) / name) for place, _, names in os.walk(folder) for name in sorted(names))
+def kind_of_images(folder: Path) -> Kind | None:
+    """What a folder holds where its images lie at the places of the container or of a study; a look at names alone."""
+    if (folder / challenge.IMAGES / challenge.PET).is_dir():
+        return Kind.container
+    return Kind.nifti if (folder / autopet.SUV).is_file() else None
+
+
+def has_dicom(folder: Path, deep: bool = True) -> bool:
+    """Whether there is any DICOM file, at any depth or in the folder itself."""
+    places = islice(os.walk(folder), None if deep else 1)
+    return any(is_dicom(Path(place) / name) for place, _, names in places for name in sorted(names))
 
 
 def is_dicom(path: Path) -> bool:
@@ -79,8 +86,12 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_input(folder: Path, reading: Reading | None = None) -> Source:
+def read_input(folder: Path, reading: Reading | None = None, strict: bool = True) -> Source:
     """The case of a folder; a study in NIfTI or DICOM is named by it, the container's by its CT.
+
+    Parameters
+    ----------
+    strict : a DICOM study must have the series that are asked for; else they may be of others.
 
     Raises
     ------
@@ -94,7 +105,7 @@ def read_input(folder: Path, reading: Reading | None = None) -> Source:
             from l2snet.sources.dicom_case import read_dicom_case
         except ImportError as error:
             raise MissingPackageError("reading DICOM", "dicom") from error
-        found = read_dicom_case(folder, reading.convention, reading.series, reading.pet_only)
+        found = read_dicom_case(folder, reading.convention, reading.series, reading.pet_only, strict)
         return Source(found.case, found)
     if kind is Kind.nifti:
         return Source(_study(folder, reading))

@@ -14,7 +14,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 
 from l2snet.measure.lesions import Lesion
@@ -29,7 +29,7 @@ from l2snet.sources.dicom_write import (
     Author,
     Reference,
     result_uid,
-    tracking_uid,
+    tracking_uids,
     write_dicom,
 )
 from l2snet.volume import Volume
@@ -83,7 +83,7 @@ def _structure_set(labels: Volume, lesions: tuple[Lesion, ...], reference: Refer
     series = pet.SeriesInstanceUID
     uid = result_uid(series, author.method, author.version, "rtstruct", sha256(labels.array.tobytes()).hexdigest())
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian  # an explicit VR has room for 64 KiB of an outline
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, uid
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     for keyword in _COPIED:
@@ -104,9 +104,8 @@ def _structure_set(labels: Volume, lesions: tuple[Lesion, ...], reference: Refer
     dataset.StructureSetROISequence = [_region(n, bool(lesions), pet, author) for n in numbers]
     boxes = ndimage.find_objects(labels.array, max_label=numbers[-1])
     dataset.ROIContourSequence = [_contours(n, box, labels, reference) for n, box in zip(numbers, boxes, strict=True)]
-    dataset.RTROIObservationsSequence = [
-        _observation(n, tracking_uid(reference, author, n) if lesions else None) for n in numbers
-    ]
+    uids = tracking_uids(labels.array, reference, author)
+    dataset.RTROIObservationsSequence = [_observation(n, uids[n] if lesions else None) for n in numbers]
     return dataset
 
 

@@ -16,7 +16,7 @@ from highdicom.seg import (
     SegmentDescription,
 )
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from l2snet.measure.lesions import Lesion
 from l2snet.sources.dicom_write import (
@@ -29,7 +29,7 @@ from l2snet.sources.dicom_write import (
     Author,
     Reference,
     result_uid,
-    tracking_uid,
+    tracking_uids,
     write_dicom,
 )
 from l2snet.volume import Array
@@ -50,11 +50,9 @@ def write_seg(labels: Array, lesions: tuple[Lesion, ...], reference: Reference, 
     ------
     OutputError : it cannot be written.
     """
-    numbers = [lesion.number for lesion in lesions] or [1]
-    described = [
-        _segment(n, f"Lesion {n}" if lesions else "No lesion", reference, author, tracked=bool(lesions))
-        for n in numbers
-    ]
+    uids = tracking_uids(labels, reference, author)
+    described = [_segment(n.number, f"Lesion {n.number}", author, uids[n.number]) for n in lesions]
+    described = described or [_segment(1, "No lesion", author)]
     return write_dicom(lambda: _segmentation(labels, described, reference, author, "seg"), path)
 
 
@@ -69,7 +67,7 @@ def write_fractional_seg(probability: Array, reference: Reference, author: Autho
     ------
     OutputError : it cannot be written.
     """
-    described = [_segment(1, "Lesion probability", reference, author, tracked=False)]
+    described = [_segment(1, "Lesion probability", author)]
     values = np.clip(probability, 0.0, 1.0).astype(np.float32)[..., None]
     return write_dicom(lambda: _segmentation(values, described, reference, author, "fractional"), path)
 
@@ -103,7 +101,7 @@ def _segmentation(
     )
 
 
-def _segment(number: int, label: str, reference: Reference, author: Author, tracked: bool) -> SegmentDescription:
+def _segment(number: int, label: str, author: Author, uid: UID | None = None) -> SegmentDescription:
     return SegmentDescription(
         segment_number=number,
         segment_label=label,
@@ -114,6 +112,6 @@ def _segment(number: int, label: str, reference: Reference, author: Author, trac
             name=author.method, family=codes.DCM.ArtificialIntelligence, version=author.version
         ),
         display_color=RED,
-        tracking_id=label if tracked else None,
-        tracking_uid=tracking_uid(reference, author, number) if tracked else None,
+        tracking_id=None if uid is None else label,
+        tracking_uid=uid,
     )

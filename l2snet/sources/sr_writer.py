@@ -22,6 +22,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from l2snet.measure import patient
 from l2snet.measure.lesions import Lesion
@@ -36,7 +37,7 @@ from l2snet.sources.dicom_write import (
     Author,
     Reference,
     result_uid,
-    tracking_uid,
+    tracking_uids,
     write_dicom,
 )
 
@@ -83,11 +84,14 @@ def _report(measured: patient.Measurement, seg: Dataset, reference: Reference, a
         uid=result_uid(author.method, author.version, "device"), name=MODEL, manufacturer_name=MANUFACTURER
     )
     observer = ObserverContext(codes.DCM.Device, device)
-    groups = [_lesion_group(lesion, measured.suv_type, seg, reference, author) for lesion in measured.lesions]
+    every, *uids = tracking_uids(measured.labels.array, reference, author)
+    groups = [
+        _lesion_group(a, measured.suv_type, seg, reference, b) for a, b in zip(measured.lesions, uids, strict=True)
+    ]
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=PROCEDURE,
-        imaging_measurements=[*groups, _patient_group(measured, reference, author)],
+        imaging_measurements=[*groups, _patient_group(measured, every)],
         title=codes.DCM.ImagingMeasurementReport,
         # highdicom lists the images of classic files alone.
         referenced_images=list(reference.images) if reference.frames is None else None,
@@ -110,7 +114,7 @@ def _report(measured: patient.Measurement, seg: Dataset, reference: Reference, a
 
 
 def _lesion_group(
-    lesion: Lesion, suv_type: str, seg: Dataset, reference: Reference, author: Author
+    lesion: Lesion, suv_type: str, seg: Dataset, reference: Reference, uid: UID
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
     numbers = [
         Measurement(codes.SCT.Volume, lesion.volume_ml, codes.UCUM.CubicCentimeter),
@@ -131,9 +135,7 @@ def _lesion_group(
             Measurement(codes.DCM.Probability, lesion.probability, codes.UCUM.NoUnits, derivation=codes.SCT.Mean)
         )
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(reference, author, lesion.number), identifier=f"Lesion {lesion.number}"
-        ),
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier=f"Lesion {lesion.number}"),
         referenced_segment=ReferencedSegment(
             seg.SOPClassUID,
             seg.SOPInstanceUID,
@@ -146,9 +148,7 @@ def _lesion_group(
     )
 
 
-def _patient_group(
-    measured: patient.Measurement, reference: Reference, author: Author
-) -> MeasurementsAndQualitativeEvaluations:
+def _patient_group(measured: patient.Measurement, uid: UID) -> MeasurementsAndQualitativeEvaluations:
     burden, total = measured.burden, codes.SCT.Total
     numbers = [
         Measurement(codes.SCT.NumberOfLesions, burden.lesions, codes.UCUM.NoUnits),
@@ -162,7 +162,7 @@ def _patient_group(
     if burden.sdmax_per_m is not None:
         numbers.append(Measurement(SDMAX, burden.sdmax_per_m, PER_M))
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=tracking_uid(reference, author, 0), identifier="All lesions"),
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier="All lesions"),
         finding_category=CATEGORY,
         finding_type=LESION,
         finding_sites=[FindingSite(codes.SCT.EntireBody)],

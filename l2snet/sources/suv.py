@@ -262,7 +262,8 @@ def _start(slices: Sequence[PetHeader], half_life_s: float) -> tuple[datetime, s
     if series <= _acquired(earliest):
         return series, "SeriesTime"
     if earliest.ge_scan_datetime:
-        return _moment_of(earliest.ge_scan_datetime, "GEScanDateTime (0009,100D)", earliest), "GE scan time (0009,100D)"
+        scan = local_moment(earliest.ge_scan_datetime, "GEScanDateTime (0009,100D)", earliest.utc_offset)
+        return scan, "GE scan time (0009,100D)"
     if (earliest.frame_reference_time_ms or 0) > 0 and (earliest.actual_frame_duration_ms or 0) > 0:
         reference = timedelta(milliseconds=_number(earliest, "frame_reference_time_ms"))
         return _mean_of_frame(earliest, half_life_s) - reference, "FrameReferenceTime and ActualFrameDuration"
@@ -279,7 +280,7 @@ def _mean_of_frame(header: PetHeader, half_life_s: float) -> datetime:
 def _injection(header: PetHeader, scan: datetime, dated: bool) -> datetime:
     """When the dose was given; a time without a date is put on the day that brings it nearest to the scan."""
     if header.injection_datetime:
-        moment = _moment_of(header.injection_datetime, KEYWORDS["injection_datetime"], header)
+        moment = local_moment(header.injection_datetime, KEYWORDS["injection_datetime"], header.utc_offset)
         if dated:
             return moment
         if not header.injection_time:
@@ -306,11 +307,16 @@ def _nearest(time: timedelta, moment: datetime) -> datetime:
     return min(days, key=lambda candidate: abs(candidate - moment))
 
 
-def _moment_of(text: str, field: str, header: PetHeader) -> datetime:
-    """A DICOM date-time as local time: a UTC offset of its own is turned into the header's, if that has one."""
+def local_moment(text: str, field: str, utc_offset: str | None) -> datetime:
+    """A DICOM date-time as local time: a UTC offset of its own is turned into the header's, if that has one.
+
+    Raises
+    ------
+    InputError : it is none; the sentence names the field.
+    """
     plain, offset = text.strip(), OFFSET.search(text)
     moment = _day(plain[:8], field) + _time(plain[8:].partition(offset.group())[0] if offset else plain[8:], field)
-    local = OFFSET.fullmatch((header.utc_offset or "").strip())
+    local = OFFSET.fullmatch((utc_offset or "").strip())
     if offset is None or local is None:
         return moment
     return moment.replace(tzinfo=_zone(offset)).astimezone(_zone(local)).replace(tzinfo=UTC)

@@ -5,7 +5,7 @@
 
 /* Whether each voxel is in the mask: its probability above `on` where the cue is, above `off` elsewhere. */
 L2S.fuse = (found, rule, rules) => {
-  const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = rules.suv_floor;
+  const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = Math.fround(rules.suv_floor);
   return found.probability.map((p, i) => (p > (found.on_cue?.[i] ? on : off) && found.suv[i] >= floor) ? 1 : 0);
 };
 
@@ -68,10 +68,14 @@ L2S.diameter = (voxels, spacing) => {
     const corners = [...lines].flatMap(([y, [low, high]]) => [[low - 0.5, y - 0.5], [low - 0.5, y + 0.5], [high + 0.5, y - 0.5], [high + 0.5, y + 0.5]]);
     for (const [x, y] of L2S.hull(corners)) for (const side of [-0.5, 0.5]) points.push([x * spacing[0], y * spacing[1], (z + side) * spacing[2]]);
   }
+  /* From the outside in: two points are no farther apart than both are from the middle. */
+  const middle = [0, 1, 2].map(axis => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+  const apart = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]);
+  const far = points.map(point => [apart(point, middle), point]).sort((a, b) => b[0] - a[0]);
   let longest = 0;
-  for (let i = 0; i < points.length; i++) for (let j = 0; j < i; j++)
-    longest = Math.max(longest, (points[i][0] - points[j][0]) ** 2 + (points[i][1] - points[j][1]) ** 2 + (points[i][2] - points[j][2]) ** 2);
-  return Math.sqrt(longest);
+  for (let i = 0; i < far.length && 2 * far[i][0] > longest; i++)
+    for (let j = i + 1; j < far.length && far[i][0] + far[j][0] > longest; j++) longest = Math.max(longest, apart(far[i][1], far[j][1]));
+  return longest;
 };
 
 L2S.world = (affine, [x, y, z]) => affine.slice(0, 3).map(row => row[0] * x + row[1] * y + row[2] * z + row[3]);

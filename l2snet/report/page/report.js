@@ -3,20 +3,25 @@
 (() => {
   const data = L2S.data("l2snet-data"), text = data.text;
   const table = document.getElementById("table"), body = table.tBodies[0];
-  L2S.sortable(table);
-  let rows = data.rows;
+  L2S.sortable(table, text.undefined);
+  let rows = data.rows, totals = data.totals, moved = null;
 
-  /* A lesion chosen anywhere is marked everywhere; `viewer.js` listens, too. */
-  const choose = number => {
-    document.querySelectorAll(".chosen").forEach(element => element.classList.remove("chosen"));
-    document.querySelectorAll(`[data-lesion="${number}"]`).forEach(element => element.classList.add("chosen"));
+  const forget = () => document.querySelectorAll(".chosen").forEach(element => element.classList.remove("chosen"));
+
+  /* A lesion chosen anywhere is marked everywhere; `viewer.js` listens, too. With other thresholds, the table has numbers of
+     its own: pictures keep the program's, and what is chosen in one is not marked in the other. */
+  const choose = (number, inTable) => {
+    forget();
+    document.querySelectorAll(`[data-lesion="${number}"]`).forEach(element => {
+      if (!moved || body.contains(element) === inTable) element.classList.add("chosen");
+    });
     body.querySelector("tr.chosen")?.scrollIntoView({ block: "nearest" });
-    const row = rows.find(row => row.number === number);
+    const row = (inTable ? rows : data.rows).find(row => row.number === number);
     if (row) document.dispatchEvent(new CustomEvent("l2snet-lesion", { detail: row }));
   };
   document.addEventListener("click", event => {
     const element = event.target.closest("[data-lesion]");
-    if (element) choose(Number(element.dataset.lesion));
+    if (element) choose(Number(element.dataset.lesion), body.contains(element));
   });
 
   const element = (tag, properties = {}, ...children) => {
@@ -40,9 +45,14 @@
     return made;
   };
 
-  /* Show other lesions than the program's own, as the viewer finds them at other thresholds. */
-  L2S.show = (lesions, totals) => {
-    rows = lesions;
+  /* Show other lesions than the program's own, as the viewer finds them at other thresholds: `other` is null, or holds these
+     thresholds by the name of their column, and what to say of them. */
+  L2S.show = (lesions, sums, other) => {
+    if (moved || other) forget();
+    [rows, totals, moved] = [lesions, sums, other];
+    const notice = document.getElementById("moved");
+    notice.hidden = !moved;
+    notice.textContent = moved ? moved.notice : "";
     body.replaceChildren(...(rows.length ? rows.map(line) : [element("tr", {}, element("td", { colSpan: keys.length, textContent: text.table.empty }))]));
     table.querySelectorAll("th").forEach(head => head.removeAttribute("aria-sort"));
     document.querySelectorAll("[data-total]").forEach(cell => { cell.textContent = number(totals[cell.dataset.total], cell.dataset.total); });
@@ -50,9 +60,13 @@
   };
 
   document.getElementById("copy").addEventListener("click", async () => {
-    const columns = ["case", ...Object.keys(data.rows[0] ?? { number: 0 }).filter(key => key !== "at")];
-    await L2S.copy(L2S.csv(rows.map(row => ({ case: data.name, ...row })), columns));
-    document.getElementById("copied").textContent = text.table.copied.replace("{count}", rows.length);
+    const { columns, sums, totals: others } = data.csv, thresholds = moved ? moved.thresholds : {};
+    const last = { number: text.table.all };
+    for (const [column, key] of Object.entries(sums)) last[column] = totals[key];
+    for (const key of others) last[key] = totals[key];
+    const lines = [...rows, last].map(row => ({ ...row, ...thresholds, case: data.name }));
+    const copied = await L2S.copy(L2S.csv(lines, [...columns, ...others, ...Object.keys(thresholds)]));
+    document.getElementById("copied").textContent = copied ? text.table.copied.replace("{count}", rows.length) : text.table.not_copied;
   });
 
   /* Projections are stored as the root of SUV; the filter's table makes them inverse grey. */
@@ -61,7 +75,7 @@
     const highest = Number(window_.max), darkest = Number(window_.value), steps = 64;
     const values = Array.from({ length: steps + 1 }, (_, i) => 1 - Math.min(1, (i / steps) ** 2 * highest / darkest));
     document.querySelectorAll("#suv-window feComponentTransfer > *").forEach(part => part.setAttribute("tableValues", values.join(" ")));
-    window_.nextElementSibling.textContent = darkest;
+    for (const shown of [window_.nextElementSibling, document.getElementById("suv-window-text")]) shown.textContent = darkest;
   };
   window_.addEventListener("input", setWindow);
 

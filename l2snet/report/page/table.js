@@ -7,19 +7,22 @@ L2S.data = id => JSON.parse(document.getElementById(id).textContent);
 L2S.format = (value, key, digits, none) =>
   value === null || value === undefined || Number.isNaN(value) ? none : Number(value).toFixed(digits[key] ?? 0);
 
-/* Sort the rows of a table's body by a column's number, or its text; the same head again turns it round. */
-L2S.sortable = table => {
+/* Sort the rows of a table's body; the same head again turns it round. A column is sorted as numbers where it holds nothing
+   but numbers and `none`, which comes last; else as text, in which 9 comes before 12a. */
+L2S.sortable = (table, none) => {
+  const inWords = new Intl.Collator("en", { numeric: true }).compare;
   const heads = [...table.tHead.rows[0].cells];
   const sort = (head, column) => {
     const down = head.getAttribute("aria-sort") === "ascending";
     const body = table.tBodies[0];
-    const value = row => {
-      const cell = row.cells[column], text = (cell.dataset.value ?? cell.textContent).trim(), number = parseFloat(text);
-      return Number.isNaN(number) ? text : number;
-    };
-    const before = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
-    const rows = [...body.rows].sort((a, b) => before(value(a), value(b)) * (down ? -1 : 1));
-    body.append(...rows);
+    const lines = [...body.rows].filter(row => row.cells[column]).map(row => {
+      const cell = row.cells[column];
+      return { row, text: (cell.dataset.value ?? cell.textContent).trim() };
+    });
+    const known = lines.filter(line => line.text !== none);
+    const counts = known.every(line => line.text !== "" && Number.isFinite(Number(line.text)));
+    known.sort((a, b) => (counts ? Number(a.text) - Number(b.text) : inWords(a.text, b.text)) * (down ? -1 : 1));
+    body.append(...[...known, ...lines.filter(line => line.text === none)].map(line => line.row));
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   };
@@ -37,17 +40,19 @@ L2S.field = value => {
 L2S.csv = (rows, columns) =>
   [columns, ...rows.map(row => columns.map(column => row[column]))].map(line => line.map(L2S.field).join(",")).join("\n") + "\n";
 
-/* The clipboard, or, where a page from disk may not use it, a selection. */
+/* The clipboard, or, where a page from disk may not use it, a selection; whether it was copied. */
 L2S.copy = async text => {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
     const area = document.createElement("textarea");
     area.value = text;
     area.className = "aside";
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const copied = document.execCommand("copy");
     area.remove();
+    return copied;
   }
 };

@@ -146,14 +146,25 @@
     document.querySelectorAll(".threshold").forEach(slider => { moved[slider.dataset.key] = Number(slider.value); });
     return moved;
   };
+  /* Other thresholds by the names that the manifest and the CSV have for them, and what the page says of them. */
+  const toldOf = now => {
+    const keys = told.rule.on === null ? ["off"] : ["off", "on"], name = key => told.rule.on === null ? "lesion" : key;
+    const column = { off: "threshold_off_cue", on: "threshold_on_cue", lesion: "threshold_lesion" };
+    const said = rule => keys.map(key => `${text[name(key)]} ${rule[key].toFixed(2)}`).join(", ");
+    return {
+      thresholds: Object.fromEntries(keys.map(key => [column[name(key)], now[key]])),
+      notice: text.moved.replace("{now}", said(now)).replace("{before}", said(told.rule)),
+    };
+  };
   let timer = 0;
   const threshold = () => {
     document.querySelectorAll(".threshold").forEach(slider => { slider.nextElementSibling.textContent = Number(slider.value).toFixed(2); });
     const now = rule(), same = now.off === told.rule.off && now.on === told.rule.on;
     const measured = L2S.measure(found, told, now);
-    L2S.show(same ? data.rows : measured.rows, same ? data.totals : measured.totals);
+    const other = same ? null : toldOf(now);
+    L2S.show(same ? data.rows : measured.rows, same ? data.totals : measured.totals, other);
     get("reset").disabled = same;
-    get("threshold-note").textContent = same ? text.as_made : text.moved;
+    get("threshold-note").textContent = same ? text.as_made : other.notice;
     clearTimeout(timer);
     timer = setTimeout(() => {
       layers.mask.img.fill(0);
@@ -167,7 +178,11 @@
   const listen = () => {
     for (const id of ["image", "ct-window", "colours", "pet-max", "pet-opacity", "mask-opacity", "show-probability", "show-cue"]) get(id)?.addEventListener("input", paint);
     get("layout").addEventListener("input", setLayout);
-    document.querySelectorAll(".threshold").forEach(slider => slider.addEventListener("input", threshold));
+    setLayout();
+    document.querySelectorAll(".threshold").forEach(slider => {
+      slider.addEventListener("input", threshold);
+      slider.disabled = false;
+    });
     get("reset")?.addEventListener("click", () => {
       document.querySelectorAll(".threshold").forEach(slider => { slider.value = told.rule[slider.dataset.key]; });
       threshold();
