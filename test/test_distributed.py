@@ -186,8 +186,8 @@ def test_the_first_process_alone_makes_cache_and_cues(runs: tuple[Path, Path], n
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match="a batch of 4 cannot be shared evenly among 3 processes"):
-        _Batches(SEGMENTER, 0, 1, 0, 3)
-    shares = [list(_Batches(SEGMENTER, 1, 2, rank, 2)) for rank in (0, 1)]
+        _Batches(SEGMENTER, range(3), 0, 3)
+    shares = [list(_Batches(SEGMENTER, range(3, 6), rank, 2)) for rank in (0, 1)]
     assert shares[0] == [[12, 14], [16, 18], [20, 22]]
     assert shares[1] == [[13, 15], [17, 19], [21, 23]]
 
