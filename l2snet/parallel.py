@@ -88,10 +88,7 @@ def _end_with_parent() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory of this process, for work on many large arrays.
-
-    Mapping each anew costs a third of the time of synthesis, and half of training's on a CPU.
-    """
+    """Ask glibc to keep freed memory of this process, for work on many large arrays: to map each anew is slow."""
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:

@@ -29,7 +29,7 @@ from l2snet.predict import REPORT, Wanted, run_case
 from l2snet.report.casepage import Options, hottest_ras_mm, lesion_slices, report
 from l2snet.report.cohort import cohort_page, plot, read_summary, write_cohort
 from l2snet.report.files import write_files
-from l2snet.report.findings import find, read_findings
+from l2snet.report.findings import Findings, find, read_findings
 from l2snet.report.manifest import read_manifest
 from l2snet.report.page import NIIVUE, niivue
 from l2snet.report.payload import candidates, levels_of, payload, rule_of, to_levels
@@ -494,20 +494,24 @@ def test_the_command_writes_page_and_pictures(tmp_path: Path) -> None:
         assert min(picture.size) > 600
 
 
+class Known:
+    """A method that answers with what is known of the case."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return dict(MANIFEST)
+
+    def segment(self, case: Case) -> Segmentation:
+        assert self.findings.probability is not None
+        return Segmentation(case.name, self.findings.measurement.mask, self.findings.probability, self.findings.cue)
+
+
 def test_predict_writes_the_report_of_its_own_result(tmp_path: Path) -> None:
     findings = phantom("case", truth=False)
-    assert findings.probability is not None
-
-    class Method:
-        @property
-        def settings(self) -> dict[str, object]:
-            return dict(MANIFEST)
-
-        def segment(self, case: Case) -> Segmentation:
-            assert findings.probability is not None
-            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
-
-    run_case(findings.case, Method(), tmp_path, Wanted(manifest=False, report=Options()), 0.0)
+    run_case(findings.case, Known(findings), tmp_path, Wanted(manifest=False, report=Options()), 0.0)
     page = Page((tmp_path / REPORT).read_text("utf-8"))
     assert page.script("l2snet-data")["totals"]["tmtv_ml"] == pytest.approx(findings.burden.tmtv_ml, rel=1e-5)
     assert page.script("l2snet-data")["viewer"]["rule"]["off"] == 0.5
@@ -519,22 +523,13 @@ def test_a_report_that_fails_loses_no_mask(tmp_path: Path, monkeypatch: pytest.M
     mask = challenge.mask_path(tmp_path, "case")
     there: list[bool] = []
 
-    class Method:
-        @property
-        def settings(self) -> dict[str, object]:
-            return dict(MANIFEST)
-
-        def segment(self, case: Case) -> Segmentation:
-            assert findings.probability is not None
-            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
-
     def fails(*_: object, **__: object) -> None:
         there.extend([mask.is_file(), (tmp_path / MANIFEST_FILE).is_file()])
         raise OutputError("no room for a page")
 
     monkeypatch.setattr("l2snet.report.files.write_files", fails)
     with pytest.raises(OutputError, match="no room"):
-        run_case(findings.case, Method(), tmp_path, Wanted(report=Options()), 0.0)
+        run_case(findings.case, Known(findings), tmp_path, Wanted(report=Options()), 0.0)
     assert there == [True, True]
     assert mask.is_file()
 
@@ -544,15 +539,6 @@ def test_a_mask_is_there_only_when_tables_maps_and_manifest_are(
 ) -> None:
     findings = phantom("case", truth=False)
 
-    class Method:
-        @property
-        def settings(self) -> dict[str, object]:
-            return dict(MANIFEST)
-
-        def segment(self, case: Case) -> Segmentation:
-            assert findings.probability is not None
-            return Segmentation(case.name, findings.measurement.mask, findings.probability, findings.cue)
-
     def written(*_: object) -> Path:
         names = {path.name for path in tmp_path.iterdir()}
         assert {"lesions.csv", "patient.csv", "probability.mha", "cue.mha", MANIFEST_FILE} <= names
@@ -561,7 +547,7 @@ def test_a_mask_is_there_only_when_tables_maps_and_manifest_are(
     monkeypatch.setattr("l2snet.sources.challenge.write", written)
     wanted = Wanted(probability=True, cue=True, measuring=Measuring(), report=Options())
     with pytest.raises(OutputError, match="no room"):
-        run_case(findings.case, Method(), tmp_path, wanted, 0.0)
+        run_case(findings.case, Known(findings), tmp_path, wanted, 0.0)
     assert not (tmp_path / REPORT).exists()
 
 
