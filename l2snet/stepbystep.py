@@ -28,7 +28,7 @@ class StepByStep:
     Parameters
     ----------
     networks : trained networks; what several (folds) give is averaged.
-    mirror : average over the eight mirrored versions of every window.
+    mirror : average over every window's versions mirrored along the axes of its config (`mirror_axes`).
     whole_grid : run every window of the grid, not only those of the body (slow; to measure the difference).
     """
 

@@ -75,7 +75,7 @@ def predict(
         float | None, typer.Option(min=0, max=1, help="Threshold off the cue (default: the weights' own).")
     ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average over mirrored inputs: 2 passes in 2D, 8 in 3D.")
+        bool, typer.Option("--mirror", help="Average over mirrored inputs: 2 passes in 2D, in 3D up to 8, as trained.")
     ] = False,
     whole_grid: Annotated[
         bool, typer.Option("--whole-grid", help="Run all of the grid, not only the body (slow; to compare).")
