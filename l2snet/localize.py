@@ -6,7 +6,7 @@ import numpy as np
 
 from l2snet.backend import Network
 from l2snet.preprocess import Body, pad_to
-from l2snet.progress import track
+from l2snet.sliding_window import slide
 from l2snet.volume import Array
 
 BATCH = 8
@@ -21,24 +21,27 @@ def localize(body: Body, network: Network, mirror: bool = False, batch: int = BA
 
     Returns
     -------
-    (z, y, x) float32 in 0..1, zero outside the body. Only slices that meet the body are run; every slice is whole (cut
-    to the body box) and padded with air to the network's multiple.
+    (z, y, x) float32 in 0..1, zero outside the body. Only slices that meet the body are run, cut to the body box and
+    padded with air to the window of the network's config, or to its multiple where it has none. A network tells where
+    it looks from where the padding begins, so this is the size of its training; longer slices run in overlapping parts.
     """
     config = network.config
     suv = config.pet(body.suv)
-    depth = suv.shape[1]
-    size = tuple(-(-n // config.multiple) * config.multiple for n in (suv.shape[0], suv.shape[2]))
+    tall, depth, wide = suv.shape
+    window = config.window or tuple(-(-n // config.multiple) * config.multiple for n in (tall, wide))
     air = float(config.pet(np.zeros(1, np.float32))[0])
     half = config.slices // 2
-    cue = np.zeros(suv.shape, np.float32)
-    ys = np.flatnonzero(body.mask.any(axis=(0, 2)))
-    batches = [ys[first : first + batch] for first in range(0, len(ys), batch)]
-    for some in track(batches, "2D slices", len(batches)):
-        neighbours = np.clip(some[:, None] + np.arange(-half, half + 1), 0, depth - 1)
-        images, undo = pad_to(suv[:, neighbours].transpose(1, 2, 0, 3), size, air)
+    size = (max(tall, window[0]), depth, max(wide, window[1]))
+    padded, undo = pad_to(suv, size, air)
+    mask, _ = pad_to(body.mask, size, False)
+    ys = np.arange(depth)
+    neighbours = np.stack([padded[:, np.clip(ys + offset, 0, depth - 1)] for offset in range(-half, half + 1)])
+
+    def predict(slices: Array) -> Array:
+        images = slices[:, :, :, 0]
         out = network(images)
         if mirror:
             out = (out + network(images[..., ::-1])[..., ::-1]) / 2
-        cue[:, some] = out[:, 0][undo[1:]].transpose(1, 0, 2)
-    cue *= body.mask
-    return cue
+        return out[:, 0, :, None]
+
+    return slide(neighbours, (window[0], 1, window[1]), predict, mask, batch=batch, unit="2D slices")[undo]

@@ -57,6 +57,7 @@ def slide(
     step: float = STEP,
     batch: int = 1,
     channels: int | None = None,
+    unit: str = "3D windows",
 ) -> Array:
     """Run `predict` over windows and blend what it gives.
 
@@ -67,6 +68,7 @@ def slide(
     mask : (z, y, x) bool; windows that hold none of it are left out, and the result is zero outside it. Inside, it is
         what running every window would give.
     channels : how many `predict` gives; None for one without an axis.
+    unit : what the progress counts.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def slide(
     if mask is not None:
         boxes = [box for box in boxes if mask[box].any()]
     batches = [boxes[first : first + batch] for first in range(0, len(boxes), batch)]
-    for some in track(batches, "3D windows", len(batches)):
+    for some in track(batches, unit, len(batches)):
         out = predict(np.stack([image[(slice(None), *box)] for box in some]))
         for box, probability in zip(some, out, strict=True):
             total[(slice(None),) * len(lead) + box] += probability * importance

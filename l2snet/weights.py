@@ -42,7 +42,7 @@ class NetworkConfig:
     network : "localizer", "segmenter" or "step_by_step".
     architecture : constructor arguments of the PyTorch class in `l2snet.networks`.
     spacing_mm : (z, y, x) of the working grid.
-    window : (z, y, x) of a 3D network's sliding window; None for the localizer, which takes whole slices.
+    window : (z, y, x) of a 3D network's sliding window; (z, x) of the localizer's, or None, and it takes whole slices.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
     mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
@@ -56,7 +56,7 @@ class NetworkConfig:
     pet: Intensity
     ct: Intensity | None = None
     spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM
-    window: tuple[int, int, int] | None = None
+    window: tuple[int, ...] | None = None
     multiple: int = 32
     slices: int = 1
     mirror_axes: tuple[int, ...] = (0, 1, 2)
@@ -68,14 +68,13 @@ class NetworkConfig:
             raise ValueError(f"network is {self.network!r}; expected one of {', '.join(THRESHOLDS)}")
         if self.slices not in (1, 3, 5, 7):
             raise ValueError(f"slices is {self.slices}; expected 1, 3, 5 or 7")
-        if (self.window is None) != (self.network == LOCALIZER):
-            raise ValueError(
-                f"window is {self.window}; a {self.network} {'needs a window' if self.window is None else 'has none'}"
-            )
+        if self.window is None and self.network != LOCALIZER:
+            raise ValueError(f"window is None; a {self.network} needs a window")
         if self.multiple < 1:
             raise ValueError(f"multiple is {self.multiple}; expected at least 1")
-        if self.window is not None and len(self.window) != 3:
-            raise ValueError(f"window {self.window} does not have three axes")
+        axes = 2 if self.network == LOCALIZER else 3
+        if self.window is not None and len(self.window) != axes:
+            raise ValueError(f"window {self.window} of a {self.network} does not have {axes} axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
         if not set(self.mirror_axes) <= {0, 1, 2}:

@@ -149,6 +149,25 @@ def test_neighbouring_slices_are_stacked_and_clamped_at_the_ends() -> None:
     np.testing.assert_allclose(cue[5, :, 5] * 1000, expected, atol=1e-3)
 
 
+def test_slices_have_the_size_of_training() -> None:
+    """Shorter ones are padded with air, longer ones run in overlapping parts; a voxel's result is blended of both."""
+    body = prepare(body_case())
+    tall, _, wide = body.suv.shape
+    seen: set[tuple[int, ...]] = set()
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        seen.add(batch.shape[2:])
+        return batch[:, :1] * 2
+
+    for window in ((96, 96), (32, 64), (32, 32)):
+        seen.clear()
+        localizer = Network(config(LOCALIZER, window=window), "", "", run)
+        assert tall > 32 < wide
+        expected = 2 * localizer.config.pet(body.suv) * body.mask
+        np.testing.assert_allclose(localize(body, localizer), expected, atol=1e-6)
+        assert seen == {window}
+
+
 def test_skipping_air_changes_nothing_inside_the_body() -> None:
     body = prepare(body_case())
     mask = body.mask & (np.indices(body.mask.shape).sum(axis=0) < 50)  # a ragged body, so that windows are left out

@@ -184,8 +184,11 @@ def test_a_config_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> N
         read_config(folder)
 
 
-def test_a_localizer_has_no_window_and_one_threshold() -> None:
-    with pytest.raises(ValueError, match="a localizer has none"):
+def test_a_localizer_has_a_window_of_a_slice_or_none_and_one_threshold() -> None:
+    assert LOCALIZER_CONFIG.window is None
+    with_window = replace(LOCALIZER_CONFIG, window=(64, 32))
+    assert NetworkConfig.from_json(with_window.to_json()) == with_window
+    with pytest.raises(ValueError, match="of a localizer does not have 2 axes"):
         replace(LOCALIZER_CONFIG, window=(32, 32, 32))
     with pytest.raises(ValueError, match=r"expected \['cue'\]"):
         replace(LOCALIZER_CONFIG, thresholds={"on_cue": 0.1, "off_cue": 0.5})

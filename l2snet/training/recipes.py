@@ -122,8 +122,8 @@ class LocalizerRecipe(PolynomialRecipe):
 
     @property
     def inference(self) -> dict[str, Any]:
-        """PET alone, whole slices."""
-        return {"pet": self.pet, "slices": self.slices}
+        """PET alone, in slices as large as those of training."""
+        return {"pet": self.pet, "slices": self.slices, "window": self.crop}
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     epochs=60,
     steps_per_epoch=50,
     batch=8,
-    crop=(256, 320),
+    crop=(384, 320),  # a torso, and the arms beside it
     stride=2,
     lesion_share=0.5,
     hot_share=0.25,
@@ -281,7 +281,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
-MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=45, learning_rate=3e-4)
+MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=30, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=60, learning_rate=2.5e-3)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
