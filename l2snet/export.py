@@ -21,7 +21,7 @@ from l2snet.organs import CLASSES
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, START, load_checkpoint
 from l2snet.training.recipes import RECIPES
 from l2snet.volume import Array
-from l2snet.weights import CONFIG, NETWORK, THRESHOLDS, NetworkConfig, write_sums
+from l2snet.weights import CONFIG, LOCALIZER, NETWORK, THRESHOLDS, NetworkConfig, write_sums
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,12 @@ def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> Non
 def to_onnx(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
     """The network and a sigmoid as ONNX; batch and, where no norm spans the window, spatial sizes are free."""
     network = WithSigmoid(network).cpu().float().eval()
-    spatial = config.window or (2 * config.multiple, 3 * config.multiple)
-    channels = int(config.architecture["in_channels"])
     free = config.architecture.get("norm") != "window"
+    axes = 2 if config.network == LOCALIZER else 3
+    spatial = config.window
+    if spatial is None or free:  # sizes to trace with; of one multiple, the exporter would take them for constants
+        spatial = tuple((2 + axis) * config.multiple for axis in range(axes))
+    channels = int(config.architecture["in_channels"])
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=4096)}
     if free:
         for axis in range(len(spatial)):

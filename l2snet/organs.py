@@ -23,6 +23,7 @@ class OrganClass(IntEnum):
     BOWEL = 12
     BRAIN = 13
     HEAD_AND_NECK = 14  # glands, tonsils, thyroid, larynx, tongue, eyes, mucosa
+    LESION = 15  # in training alone, in place of what it lies in
     UNKNOWN = 255
 
 

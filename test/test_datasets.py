@@ -523,12 +523,14 @@ def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:
     for index in range(20):
         sample = data[index]
         slices = sample["image"][0] * 15  # SUV, clipped at 15
-        inside = (slices >= 1) & (slices < 14.5)
+        lesion = sample["truth"][0] > 0
+        inside = (slices >= 1) & (slices < 14.5) & ~lesion
         assert sample["organs"].dtype == torch.uint8
         torch.testing.assert_close(
             sample["organs"][0][inside].float(), ((slices[inside].round() - 1) // 2) + 1, atol=0, rtol=0
         )
-        assert not sample["organs"][0][slices == 0].any()
+        assert not sample["organs"][0][(slices == 0) & ~lesion].any()
+        assert (sample["organs"][0][lesion] == OrganClass.LESION).all()
 
 
 def test_slices_have_the_organs_of_their_pixels(make: Make) -> None:
@@ -538,6 +540,7 @@ def test_slices_have_the_organs_of_their_pixels(make: Make) -> None:
         sample = SliceDataset([case], recipe)[index]
         slices = (sample["image"][0] * 64).round()
         expected = torch.where(slices > 0, ((slices - 1) // 2) + 1, 0)
+        expected[sample["truth"][0] > 0] = OrganClass.LESION
         torch.testing.assert_close(sample["organs"][0].float(), expected, atol=0, rtol=0)
 
 

@@ -40,6 +40,7 @@ LOCALIZER_RECIPE = LocalizerRecipe(
 # Four planes at the deepest level: with two, PyTorch 2.15 on a CPU gets gradients of bfloat16 convolutions wrong.
 SEGMENTER_RECIPE = SegmenterRecipe(epochs=1, steps_per_epoch=1, crop=(16, 16, 12), widths=(4, 6, 8))
 CHANNELS_RECIPE = replace(SEGMENTER_RECIPE, norm="channels", window=(16, 16, 24))
+BATCH_RECIPE = replace(SEGMENTER_RECIPE, norm="batch", window=(16, 16, 24))
 
 
 class Noise(Dataset[dict[str, Tensor]]):
@@ -61,9 +62,9 @@ def randomise_norms(network: nn.Module) -> None:
     """Scales, shifts and running statistics as no network has them at the start, near what the layers give out."""
     with torch.no_grad():
         for name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # PyTorch's first convolutions take a sixth of the variance away, timm's keep it.
-                scale = 0.15 if name.startswith("decoder") else 1.0
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+                # PyTorch's first convolutions leave a sixth of the variance, timm's keep it.
+                scale = 1.0 if isinstance(module, nn.BatchNorm2d) and name.startswith("encoder") else 0.15
                 module.weight.uniform_(0.3, 0.7)
                 module.bias.normal_(0, 0.2)
                 module.running_mean.normal_(0, 0.3 * scale)
@@ -130,7 +131,12 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(CHANNELS_RECIPE, tmp_path_factory.mktemp("channels"))
 
 
-@pytest.fixture(params=["localizer", "segmenter", "channels"])
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(BATCH_RECIPE, tmp_path_factory.mktemp("batch"))
+
+
+@pytest.fixture(params=["localizer", "segmenter", "channels", "batch"])
 def exported(request: pytest.FixtureRequest) -> Exported:
     found: Exported = request.getfixturevalue(request.param)
     return found
@@ -185,7 +191,7 @@ def test_config_comes_from_the_recipe(exported: Exported) -> None:
     assert config.trained["epochs"] == 1
     assert config.trained["cases"] == ["case_a", "case_b"] == json.loads((exported.run / CASES).read_text("utf-8"))
     if isinstance(recipe, LocalizerRecipe):
-        assert (config.window, config.ct, config.multiple, config.slices) == (None, None, 32, 1)
+        assert (config.window, config.ct, config.multiple, config.slices) == (recipe.crop, None, 32, 1)
         assert config.thresholds == {"cue": 0.5}
         assert "cues" not in config.trained
     else:

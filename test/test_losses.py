@@ -134,6 +134,13 @@ def test_organ_entropy_is_the_mean_over_known_voxels() -> None:
     assert organ_entropy(logits, labels).item() == pytest.approx((log(2) + log(3)) / 2, rel=1e-6)
 
 
+def test_organ_entropy_counts_a_voxel_by_its_weight() -> None:
+    logits = torch.tensor([[[log(2), 0.0, 9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    labels = torch.tensor([[[0, 2, OrganClass.UNKNOWN]]], dtype=torch.uint8)
+    weight = torch.tensor([[[3.0, 1.0, 100.0]]])
+    assert organ_entropy(logits, labels, weight).item() == pytest.approx((3 * log(2) + log(3)) / 4, rel=1e-6)
+
+
 def test_organ_entropy_of_nothing_known_is_zero() -> None:
     logits = torch.zeros(1, 3, 2, requires_grad=True)
     loss = organ_entropy(logits, torch.full((1, 1, 2), OrganClass.UNKNOWN, dtype=torch.uint8))
@@ -148,6 +155,11 @@ def test_organ_entropy_on_coarser_voxels_takes_a_label_within_each() -> None:
     logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 20.0  # class 0, then class 1
     labels = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]], dtype=torch.uint8)[None, None]
     assert organ_entropy(logits, labels).item() == pytest.approx(0, abs=1e-6)
+    labels[..., 0] = 2  # not the voxel that is taken
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 1, 2, 4)
+    wrong = torch.full_like(labels, OrganClass.UNKNOWN)
+    wrong[0, 0, 1, 1] = wrong[0, 0, 1, 3] = 1  # the first coarse voxel, weight 2, is wrong; the second, 4, right
+    assert organ_entropy(logits, wrong, weight).item() == pytest.approx(40 * 2 / 6, rel=1e-5)
 
 
 def test_organs_are_learnt_beside_the_lesions() -> None:
@@ -156,3 +168,8 @@ def test_organs_are_learnt_beside_the_lesions() -> None:
     alone = bce_dice(lesions, sample["truth"]).item()
     assert BceDice(organ_weight=3.0)(lesions, sample).item() == pytest.approx(alone)
     assert BceDice(organ_weight=3.0)((lesions, organs), sample).item() == pytest.approx(alone + 3 * log(2))
+    weighted = {**sample, "weight": row(3.0, 1.0)}
+    alone = bce_dice(lesions, sample["truth"], weighted["weight"]).item()
+    organs[0, 1, 0] = LN3  # right with 3 in 4, and it counts three times
+    expected = (3 * -log(3 / 4) + log(2)) / 4
+    assert BceDice(organ_weight=3.0)((lesions, organs), weighted).item() == pytest.approx(alone + 3 * expected)

@@ -52,7 +52,11 @@ class ChannelLayerNorm(nn.Module):
         return normal.permute(0, 4, 1, 2, 3)
 
 
-NORMS: dict[str, type[nn.Module]] = {"window": WindowLayerNorm, "channels": ChannelLayerNorm}
+NORMS: dict[str, type[nn.Module]] = {
+    "window": WindowLayerNorm,
+    "channels": ChannelLayerNorm,
+    "batch": nn.BatchNorm3d,
+}
 
 
 def _mean_of_means(x: Tensor) -> Tensor:

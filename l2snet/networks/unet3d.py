@@ -17,7 +17,7 @@ class UNet3D(nn.Module):
     ----------
     in_channels : 2, PET then CT.
     widths : filters per level; the paper gives the first (16), the rest are doubled.
-    norm : "window" (layer norm over C, D, H, W, the paper) or "channels" (layer norm over C at each voxel).
+    norm : "window" (layer norm over C, D, H, W, the paper), "channels" (layer norm over C at each voxel) or "batch".
     stride : (z, y, x), 1 or 2, of the first convolution, which the head undoes: what is between runs on coarser voxels,
         so that a window as costly sees more. The paper has no such stride.
     """

@@ -20,6 +20,9 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+# nnU-Net's is (0, 0.1) on images of unit variance; on SUV 0..15 as 0..1 that is a noise of up to SUV 5.
+NOISE_VARIANCE = (0, 0.002)
+
 
 def slice_transforms(crop: tuple[int, int], rotation_degrees: float, nearest: bool = False) -> BasicTransform:
     """Phase 1: in-plane rotation of every slice and a left-right flip of half of them; axes (z, x).
@@ -46,7 +49,9 @@ def window_transforms(
     return ComposeTransforms(
         [
             _spatial(crop, 0.2, np.deg2rad(30.0), 0.2, nearest),
-            sometimes(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), 0.1),
+            sometimes(
+                GaussianNoiseTransform(noise_variance=NOISE_VARIANCE, p_per_channel=1, synchronize_channels=True), 0.1
+            ),
             sometimes(
                 GaussianBlurTransform(
                     blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5

@@ -162,9 +162,12 @@ def _organ_crop(case: CachedCase, start: Sequence[int], crop: Sequence[int], y: 
 
 def _sample(image: Tensor, labels: Tensor, recipe: LocalizerRecipe | SegmenterRecipe) -> Sample:
     """What the loss needs, from transformed arrays: labels are the lesions and, where they are learnt, the organs."""
-    sample = {"image": image, "truth": labels[:1].float()}
+    truth = labels[:1].float()
+    sample = {"image": image, "truth": truth}
     if recipe.organ_weight:
-        sample["organs"] = labels[1:].to(torch.uint8)
+        organs = labels[1:].to(torch.uint8)
+        organs[(truth > 0) & (organs != OrganClass.UNKNOWN)] = OrganClass.LESION
+        sample["organs"] = organs
     return sample
 
 

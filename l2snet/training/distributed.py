@@ -72,7 +72,8 @@ def in_turn(device: str) -> AbstractContextManager[None]:
 
 def share_batch_norm(network: nn.Module, fabric: Fabric) -> nn.Module:
     """Let batch norms, if any, span the whole batch and not each process's share of it; PyTorch can on GPUs alone."""
-    if fabric.world_size == 1 or not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+    kind = nn.modules.batchnorm._BatchNorm
+    if fabric.world_size == 1 or not any(isinstance(module, kind) for module in network.modules()):
         return network
     if fabric.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call,no-any-return]

@@ -34,23 +34,30 @@ class BceDice(nn.Module):
         """
         lesions, organs = (output, None) if isinstance(output, Tensor) else output
         loss = bce_dice(lesions, sample["truth"], sample.get("weight"), self.bce_weight)
-        return loss if organs is None else loss + self.organ_weight * organ_entropy(organs, sample["organs"])
+        return (
+            loss
+            if organs is None
+            else loss + self.organ_weight * organ_entropy(organs, sample["organs"], sample.get("weight"))
+        )
 
 
-def organ_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of organ classes over the voxels whose class is known, a scalar.
+def organ_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Weighted mean cross-entropy of organ classes over the voxels whose class is known, a scalar.
 
     Parameters
     ----------
     logits : (n, classes, ...), maybe on coarser voxels, each of which takes the label of one voxel within it.
     labels : (n, 1, ...) uint8 `OrganClass`.
+    weight : (n, 1, ...) voxel weights; None for 1 everywhere.
     """
     steps = [fine // coarse for fine, coarse in zip(labels.shape[2:], logits.shape[2:], strict=True)]
     within = (slice(None), *(slice(step // 2, None, step) for step in steps))
     labels = labels[:, 0][within].long()
-    entropy = functional.cross_entropy(logits.float(), labels, ignore_index=OrganClass.UNKNOWN, reduction="sum")
-    sums = total(torch.stack([entropy, (labels != OrganClass.UNKNOWN).sum().to(entropy.dtype)]))
-    loss: Tensor = sums[0] / sums[1].clamp(min=1)
+    weights = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight[:, 0][within].float()
+    weights = weights * (labels != OrganClass.UNKNOWN)
+    entropy = functional.cross_entropy(logits.float(), labels, ignore_index=OrganClass.UNKNOWN, reduction="none")
+    sums = total(torch.stack([(weights * entropy).sum(), weights.sum()]))
+    loss: Tensor = sums[0] / sums[1].clamp(min=1)  # weights are at least 1
     return loss
 
 

@@ -262,7 +262,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
 )
 SMALL_SEGMENTER = SegmenterRecipe(
     name="small",
-    epochs=180,
+    epochs=80,
     steps_per_epoch=50,
     crop=(64, 128, 160),
     window=(128, 192, 160),
@@ -274,15 +274,15 @@ SMALL_SEGMENTER = SegmenterRecipe(
     ct_dropout=0.1,
     hot_weight=20.0,
     organ_weight=1.0,
-    norm="channels",
+    norm="batch",
     optimizer="adamw",
-    learning_rate=5e-3,
+    learning_rate=3e-3,
     weight_decay=1e-2,
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=30, learning_rate=3e-4)
-MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=60, learning_rate=2.5e-3)
+MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=60, learning_rate=1.5e-3)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
     "small": SMALL_LOCALIZER,
