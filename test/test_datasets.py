@@ -520,6 +520,7 @@ def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:
     case = make(organs=coronal_organs())
     data = WindowDataset([case], window_recipe(organ_weight=1.0))
     data.transforms = spatial(data.recipe.crop)
+    lesions = 0
     for index in range(20):
         sample = data[index]
         slices = sample["image"][0] * 15  # SUV, clipped at 15
@@ -531,6 +532,8 @@ def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:
         )
         assert not sample["organs"][0][(slices == 0) & ~lesion].any()
         assert (sample["organs"][0][lesion] == OrganClass.LESION).all()
+        lesions += int(lesion.sum())
+    assert lesions > 0
 
 
 def test_slices_have_the_organs_of_their_pixels(make: Make) -> None:

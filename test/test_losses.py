@@ -155,7 +155,8 @@ def test_organ_entropy_on_coarser_voxels_takes_a_label_within_each() -> None:
     logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 20.0  # class 0, then class 1
     labels = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]], dtype=torch.uint8)[None, None]
     assert organ_entropy(logits, labels).item() == pytest.approx(0, abs=1e-6)
-    labels[..., 0] = 2  # not the voxel that is taken
+    labels[..., 0] = 1  # not the voxel that is taken
+    assert organ_entropy(logits, labels).item() == pytest.approx(0, abs=1e-6)
     weight = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 1, 2, 4)
     wrong = torch.full_like(labels, OrganClass.UNKNOWN)
     wrong[0, 0, 1, 1] = wrong[0, 0, 1, 3] = 1  # the first coarse voxel, weight 2, is wrong; the second, 4, right

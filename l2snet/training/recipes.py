@@ -239,7 +239,7 @@ class StepByStepRecipe(Recipe):
         return MovingAverage(rule, self.steps_per_epoch)
 
 
-# For a CPU core each in bf16, at random start: two and a half hours for the localizer, one and a half for the
+# For a CPU core each in bf16, at random start: about three hours for the localizer, one and a half for the
 # segmenter. Strides let a window hold most of a torso; organs and weight on hot voxels teach in every window, where
 # lesions teach in few; and a body upside down is anatomy that a short training can spare.
 SMALL_LOCALIZER = LocalizerRecipe(
