@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,13 +24,13 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from dicom_files import STUDY, write_pet
+from dicom_files import CT_UID, PET_UID, STUDY, write_pet
 from test_cli import Ended, run, weights  # noqa: F401  # fixtures
 from test_dicom_predict import CUBE_ML, write_phantom
 
 from l2snet.case import Case
 from l2snet.cohort.cases import KEY, CohortCase, anonymise, find_cases
-from l2snet.cohort.cluster import Cluster
+from l2snet.cohort.cluster import RETRIES, Cluster, _do
 from l2snet.cohort.plan import Plan, made_by
 from l2snet.cohort.run import PAGE, TABLE, in_this_process, run_cohort
 from l2snet.errors import InputError, L2SNetError, OutputError
@@ -106,6 +107,60 @@ def test_cases_are_found_at_any_depth_and_none_is_passed_over(root: Path, phanto
         *("F patient/one/PET", "F patient/two/PET", "G empty"),
     ]
     assert [case.name for case in find_cases(root / "A nifti")] == ["A nifti"]  # a study given as the root
+
+
+def test_a_study_beside_others_is_never_passed_over(
+    tmp_path: Path, phantom: Callable[..., Case], caplog: pytest.LogCaptureFixture
+):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_study(root / "P1" / "S1", phantom())
+    write_study(root / "P1" / "S2", phantom())
+    (root / "P1" / "S2" / "SUV.nii.gz").unlink()
+    write_phantom(root / "P1" / "S3", phantom())
+    write_phantom(root / "P2" / "S1", phantom())
+    for broken in ("P2/S2", "P3/A/S2"):
+        (root / broken).mkdir(parents=True)
+        (root / broken / "1.dcm").touch()
+    write_study(root / "P3" / "A" / "S1", phantom())
+    (root / "P3" / "empty").mkdir()
+    names = ["P1/S1", "P1/S2", "P1/S3", "P2/S1", "P2/S2", "P3/A/S1", "P3/A/S2"]
+    assert [case.name for case in find_cases(root, out)] == names
+    with pytest.raises(L2SNetError, match="3 of 7 cases failed"):
+        run_cohort(find_cases(root, out), plan_of(out), in_this_process)
+    assert [row["case"] for row in table(out) if row["status"] == "failed"] == ["P1/S2", "P2/S2", "P3/A/S2"]
+    assert all(row["error"] for row in table(out) if row["status"] == "failed")
+    assert "P2/S2: 0 PET images were found" in caplog.text
+
+
+def test_a_broken_study_beside_several_is_a_case(tmp_path: Path):
+    for n in (1, 2):
+        write_pet(tmp_path / "P" / f"S{n}", StudyInstanceUID=f"1.2.{n}")
+    (cut,) = write_pet(tmp_path / "P" / "S3", np.zeros((1, 4, 4), np.int16))
+    cut.write_bytes(cut.read_bytes()[:152])
+    assert [case.name for case in find_cases(tmp_path)] == ["P/S1", "P/S2", "P/S3"]
+
+
+def test_what_belongs_to_a_study_or_is_no_image_is_no_case(tmp_path: Path, phantom: Callable[..., Case]):
+    root = tmp_path / "in"
+    for study in ("CD", "series"):
+        write_phantom(root / study, phantom())
+    (root / "CD" / "DICOM").mkdir()
+    for series in ("series 1", "series 2"):
+        (root / "CD" / series).rename(root / "CD" / "DICOM" / series)
+    (root / "CD" / "VIEWER").mkdir()
+    (root / "CD" / "VIEWER" / "Viewer.EXE").write_bytes(b"MZ")
+    (root / "CD" / ".index").mkdir()
+    (root / "CD" / ".index" / "1").touch()
+    (root / "series" / "series 3").mkdir()
+    (root / "series" / "series 3" / "1.dcm").touch()
+    write_study(root / "nifti", phantom())
+    write_pet(root / "nifti" / "source")
+    write_study(root / "two" / "S1", phantom())
+    out = root / "two" / "results"
+    names = ["CD", "nifti", "series", "two/S1"]
+    assert [case.name for case in find_cases(root, out)] == names
+    run_cohort(find_cases(root, out), plan_of(out), in_this_process)
+    assert [case.name for case in find_cases(root, out)] == names
 
 
 def test_a_dicom_study_given_as_the_root_is_one_case(tmp_path: Path, phantom: Callable[..., Case]):
@@ -239,6 +294,79 @@ def test_a_mended_case_is_done_and_a_damaged_result_done_again(
     run_cohort(find_cases(root), plan_of(out, method), in_this_process)
     assert method.seen == ["A nifti", "B broken"]
     assert {row["status"] for row in table(out)} == {"done"}
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "lesions_seg.dcm",
+        "lesions_sr.dcm",
+        "mask.nii.gz",
+        "lesions.nii.gz",
+        "probability.mha",
+        "lesions.csv",
+        "patient.csv",
+    ],
+)
+def test_a_result_without_one_of_its_files_is_made_again(tmp_path: Path, phantom: Callable[..., Case], lost: str):
+    write_phantom(tmp_path / "in" / "A", phantom())
+    cases, out = find_cases(tmp_path / "in"), tmp_path / "out"
+    method, measuring = Threshold(), Measuring(frozenset({Format.sr, Format.nifti}))
+    plan = plan_of(out, method, measuring=measuring, probability=True)
+    for seen in (1, 1):  # the second time it is kept
+        run_cohort(cases, plan, in_this_process)
+        assert len(method.seen) == seen
+    (out / "A" / lost).unlink()
+    run_cohort(cases, plan, in_this_process)
+    assert len(method.seen) == 2
+    assert (out / "A" / lost).is_file()
+
+
+def test_what_has_no_dicom_for_its_formats_is_not_segmented(tmp_path: Path, phantom: Callable[..., Case]):
+    write_study(tmp_path / "in" / "A", phantom())
+    write_phantom(tmp_path / "in" / "B", phantom())
+    method = Threshold()
+    with pytest.raises(L2SNetError, match="1 of 2"):
+        run_cohort(
+            find_cases(tmp_path / "in"),
+            plan_of(tmp_path / "out", method, measuring=Measuring(frozenset({Format.seg}))),
+            in_this_process,
+        )
+    assert method.seen == ["B"]
+    assert "--format seg needs DICOM input" in table(tmp_path / "out")[0]["error"]
+
+
+def test_results_of_no_case_are_named(tmp_path: Path, phantom: Callable[..., Case], caplog: pytest.LogCaptureFixture):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_phantom(root / "P1" / "S1", phantom())
+    run_cohort(find_cases(root), plan_of(out), in_this_process)
+    assert "of no case" not in caplog.text
+    write_study(root / "P1" / "S2", phantom())
+    (out / "notes").mkdir()
+    (out / "notes" / "manifest.json").write_text("[]", "utf-8")  # another program's
+    run_cohort(find_cases(root), plan_of(out), in_this_process)
+    assert [row["case"] for row in table(out)] == ["P1/S1", "P1/S2"]
+    assert f"{out} holds results of no case of this run: P1; remove" in caplog.text
+    caplog.clear()
+    run_cohort(anonymise(find_cases(root), out), plan_of(out), in_this_process)
+    assert "no case of this run: [name], [name], [name]; remove" in caplog.text
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_a_series_that_no_study_has_is_warned_of(
+    tmp_path: Path, phantom: Callable[..., Case], caplog: pytest.LogCaptureFixture, anonymous: bool
+):
+    write_phantom(tmp_path / "in" / "A", phantom())
+    write_study(tmp_path / "in" / "B", phantom())
+    (tmp_path / "in" / "C").mkdir()
+    cases, out = find_cases(tmp_path / "in" / "A"), tmp_path / "out"
+    used = anonymise(cases, out) if anonymous else cases
+    run_cohort(used, plan_of(out, reading=Reading(series=(CT_UID, PET_UID))), in_this_process)
+    assert "--series" not in caplog.text
+    run_cohort(used, plan_of(out, reading=Reading(series=(CT_UID, "1.2.3.44"))), in_this_process)
+    uid = "1 of the UIDs" if anonymous else "1.2.3.44"
+    assert f"--series: no study that can be read has {uid}; compare" in caplog.text
+    assert CT_UID not in caplog.text
 
 
 @pytest.mark.parametrize("change", ["weights", "options"])
@@ -395,7 +523,33 @@ def test_a_told_sentence_names_nobody():
     for word in ("DOE", "Doe", "1.2.840", "2020", "scan 2", ".dcm"):
         assert word not in told
     assert "3 h after" in told
-    assert replace(case, anonymous=False).told(sentence) == sentence
+    told = replace(case, name="scan 2", anonymous=False, root=Path("/data/DOE JANE")).told(sentence)
+    for word in ("study", "1.2.", "2020", "/", ".dcm"):
+        assert word not in told.removeprefix("DOE JANE")
+    assert told.endswith("3 h after [date]; file [file], scan 2")
+
+
+def test_logs_and_table_hold_nothing_of_the_headers_of_a_bad_case(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, phantom: Callable[..., Case]
+):
+    caplog.set_level("INFO")
+    root, out = tmp_path / "in", tmp_path / "out"
+    for n in (1, 2):
+        name = {"SeriesDescription": f"Doe's {n}", "SeriesInstanceUID": f"1.2.777.{n}", "StudyInstanceUID": "1.2.777"}
+        write_pet(root / "P1" / f"Doe {n}", **name)
+    write_phantom(root / "P2", phantom(), SeriesTime="095959")  # before the injection
+    write_study(root / "P3", phantom())
+    (root / "P3" / "CTres.nii.gz").unlink()
+    with pytest.raises(L2SNetError, match="l2snet predict on the folder of one says more"):
+        run_cohort(find_cases(root), plan_of(out), in_this_process)
+    one, _, three = (row["error"] for row in table(out))
+    assert one.startswith(
+        "there is more than one attenuation-corrected PET: a series, a series; name one with --series"
+    )
+    assert "CTres.nii.gz" in three
+    for text in (one, three, caplog.text.replace(str(out), "")):
+        for word in ("Doe", "1.2.777", str(tmp_path), "PET WB"):
+            assert word not in text
 
 
 def test_names_of_several_words_are_told_to_nobody(tmp_path: Path):
@@ -455,6 +609,24 @@ def test_what_cannot_be_done_is_refused_at_once(
 
 
 # --- a cluster ---
+
+
+def test_a_worker_says_nothing_of_headers(
+    tmp_path: Path, phantom: Callable[..., Case], caplog: pytest.LogCaptureFixture
+):
+    write_study(tmp_path / "in" / "A", phantom())
+
+    class Talking(Threshold):
+        def segment(self, case: Case) -> Segmentation:
+            warnings.warn("Doe", RuntimeWarning, stacklevel=1)
+            logging.getLogger("l2snet.sources").info("Doe")
+            return super().segment(case)
+
+    caplog.set_level("INFO")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        outcome = _do(plan_of(tmp_path / "out", Talking()), find_cases(tmp_path / "in")[0])
+    assert (outcome.error, warned, "Doe" in caplog.text) == ("", [], False)
 
 
 @dataclass(frozen=True)
@@ -529,6 +701,7 @@ def test_a_case_whose_worker_dies_twice_fails_and_the_rest_is_done(
         run_cohort(three, cluster_plan(tmp_path, "always"), Cluster(nodes_of_ray.address))
     assert [row["status"] for row in table(tmp_path / "out")] == ["done", "failed", "done"]
     assert "its worker died 2 times" in table(tmp_path / "out")[1]["error"]
+    assert os.environ["RAY_task_oom_retries"] == str(RETRIES)  # noqa: SIM112  # or for memory it would die for ever
     assert len(list((tmp_path / "marks").glob("B.*"))) == 2
 
 

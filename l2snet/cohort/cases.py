@@ -6,12 +6,14 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 from l2snet.errors import InputError, L2SNetError, MissingPackageError, OutputError, reason
-from l2snet.sources import autopet
+from l2snet.sources import autopet, challenge
 from l2snet.sources.inputs import Kind, has_dicom, kind_of, kind_of_images
 
 KEY = ".anonymous_key"
@@ -19,12 +21,22 @@ KEY_BYTES, SHOWN = 32, 10
 # What a sentence may say of a patient beside the names of folders: UIDs, files, dates, and series as they are listed
 # (their description as Python writes a text, in either kind of quotes).
 _UID = re.compile(r"\b[0-9]+(?:\.[0-9]+){3,}\b")
-_SERIES = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") \(\d+ slices, [^)]*\)""")
-_FILE = re.compile(r"\S*[/\\]\S*|\S+\.(?:dcm|ima|mha|mhd|nii|nii\.gz|nrrd)\b", re.IGNORECASE)
+_SERIES = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") \(\d+ slices?, [^)]*\)""")
+_FILE = re.compile(r"\S*[/\\]\S*|\S+\.(?:dcm|ima|mha|mhd|nii(?:\.gz)?|nrrd)\b", re.IGNORECASE)
 _DATE = re.compile(r"\b(?:19|20)\d{2}-\d{2}-\d{2}(?: [\d:.]+)?|\b(?:19|20)\d{6}(?:\d{6}(?:\.\d+)?)?\b")
-_HIDDEN = ((_FILE, "[file]"), (_UID, "[UID]"), (_DATE, "[date]"))
+_HIDDEN = ((_UID, "[UID]"), (_DATE, "[date]"))
 # Names of folders and files within a study that say nothing of a patient, and are words of our sentences.
-_PLAIN = re.compile(r"pet|pt|ct|seg|images|\d{1,3}", re.IGNORECASE)
+_OURS = "|".join(map(re.escape, (autopet.SUV, autopet.CT_RESAMPLED, autopet.CT, challenge.INPUTS)))
+_PLAIN = re.compile(rf"pet|pt|ct|seg|images|\d{{1,3}}|{_OURS}", re.IGNORECASE)
+_OUR_FILE = re.compile(rf"(?:^|[/\\])({_OURS})(?![\w.])")
+# Stands in a sentence for the case's folder while names are taken out.
+_CASE = "\0"
+# Endings of what lies beside studies, on a CD with its viewer for instance, and is no image of any kind.
+_NO_IMAGE = re.compile(
+    r"bat|bmp|cab|chm|class|cmd|css|csv|db|dll|docx?|exe|gif|html?|ico|inf|ini|jar|jpe?g|js|json|lnk|log|md|msi|pdf|png|"
+    r"pptx?|properties|rtf|so|svg|txt|xlsx?|xml|ya?ml",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,17 @@ class CohortCase:
     root: Path | None = None
 
     def told(self, sentence: str) -> str:
-        """A sentence as logs and table may have it."""
-        return _hidden(sentence, self.folder, self.root) if self.anonymous else sentence
+        """A sentence as logs and table may have it: nothing of the headers, and of names the case's own at most."""
+        hidden = _hidden(sentence, self.folder, self.root, names=self.anonymous)
+        return hidden.replace(_CASE, "[folder]" if self.anonymous else self.name)
 
 
 def find_cases(root: Path, out: Path | None = None) -> list[CohortCase]:
     """The cases under a folder, in order of name.
 
-    A case is a folder in the container's layout or with a SUV.nii.gz, at any depth, or a DICOM study. A folder of
-    `root` that holds none of these is a case that cannot be read, so that it is not passed over in silence.
+    A case is a folder in the container's layout or with a SUV.nii.gz, at any depth, or a DICOM study outside these. A
+    folder of `root` that holds none is a case that cannot be read, and so is one beside cases further down that holds
+    files which may be images, so that nothing is passed over in silence.
 
     Parameters
     ----------
@@ -68,7 +82,7 @@ def find_cases(root: Path, out: Path | None = None) -> list[CohortCase]:
     if kind_of_images(root) or _is_one_study(root, children):
         cases = [CohortCase(root.resolve().name, root, root=root)]
     else:
-        cases = [case for child in children for case in _under(child, root)]
+        cases = [case for child in children for case in _under(child, root, results)]
     if not cases:
         raise InputError(f"{root} holds no folder; expected a study a folder: DICOM, {autopet.SUV}, or images/pet")
     for case in cases:
@@ -89,7 +103,8 @@ def find_anonymous(root: Path, out: Path) -> list[CohortCase]:
     except MissingPackageError:
         raise
     except (L2SNetError, OSError) as error:
-        raise InputError(_hidden(str(error), root.absolute(), root.absolute())) from None
+        sentence = _hidden(str(error), root.absolute(), root.absolute()).replace(_CASE, "[folder]")
+        raise InputError(sentence) from None
     return anonymise(cases, out)
 
 
@@ -115,26 +130,63 @@ def _is_one_study(root: Path, children: list[Path]) -> bool:
     return root in uids or len(uids) > 1
 
 
-def _under(child: Path, root: Path) -> list[CohortCase]:
-    found = [folder for folder in _folders(child) if kind_of_images(folder)]
-    if not found and kind_of(child) is Kind.dicom:
-        found = _studies(child)
-    return [CohortCase(folder.relative_to(root).as_posix(), folder, root=root) for folder in found or [child]]
+def _under(child: Path, root: Path, results: Path | None) -> list[CohortCase]:
+    images = [folder for folder in _folders(child) if kind_of_images(folder)]
+    container = not images and (child / challenge.INPUTS).is_file()
+    studies = [] if container else _studies(child, images, results)
+    found = {*images, *studies}
+    unread = _unread(child, found, results) if found else []
+    if found and not images and len(studies) == 1 and not unread:  # a patient with one study has its name
+        found = {child}
+    folders = sorted([*found, *unread]) or [child]
+    return [CohortCase(folder.relative_to(root).as_posix(), folder, root=root) for folder in folders]
 
 
 def _folders(folder: Path) -> list[Path]:
     return [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
 
 
-def _studies(child: Path) -> list[Path]:
-    """The folders of the DICOM studies under a folder; itself where they cannot be told apart: it will say why."""
+def _studies(child: Path, images: Collection[Path], results: Path | None) -> list[Path]:
+    """The folders of the DICOM studies under a folder, outside those of images and results.
+
+    Itself alone where studies cannot be told apart: it will say why.
+    """
+    known = set(images)
+
+    def outside(folder: Path) -> bool:
+        of_results = results is not None and folder.resolve().is_relative_to(results)
+        return not of_results and known.isdisjoint((folder, *folder.parents))
+
+    if not any(has_dicom(folder, deep=False) for folder in _folders(child) if outside(folder)):
+        return []
     try:
         studies = _reader_of_dicom().find_dicom_studies(child, patients_once=False)
     except InputError:
-        return [child]
-    folders = [_common(study.folders) for study in studies]
-    apart = not any(a.is_relative_to(b) for a in folders for b in folders if a is not b)
-    return folders if len(studies) > 1 and apart else [child]
+        return []
+    places = [[folder for folder in study.folders if outside(folder)] for study in studies]
+    folders = [_common(place) for place in places if place]
+    apart = not any(a.is_relative_to(b) for n, a in enumerate(folders) for m, b in enumerate(folders) if n != m)
+    return folders if apart else [child]
+
+
+def _unread(place: Path, found: Collection[Path], results: Path | None) -> list[Path]:
+    """The folders beside cases, at any depth, that hold no case and a file which may be an image."""
+    above = {folder for case in found for folder in case.parents}
+
+    def beside(folder: Path) -> list[Path]:
+        if folder in found or folder.name.startswith("."):
+            return []
+        if folder in above:
+            return [path for below in sorted(folder.iterdir()) if below.is_dir() for path in beside(below)]
+        return [folder] if any(_may_be_image(path, results) for path in folder.rglob("*")) else []
+
+    return beside(place)
+
+
+def _may_be_image(path: Path, results: Path | None) -> bool:
+    if path.name.startswith(".") or _NO_IMAGE.fullmatch(path.suffix[1:]) or not path.is_file():
+        return False
+    return results is None or not path.resolve().is_relative_to(results)
 
 
 def _reader_of_dicom() -> ModuleType:
@@ -145,26 +197,51 @@ def _reader_of_dicom() -> ModuleType:
     return dicom
 
 
-def _common(folders: tuple[Path, ...]) -> Path:
+def missing_series(cases: Sequence[CohortCase], wanted: Collection[str]) -> set[str]:
+    """Which of the UIDs no DICOM study has, as far as studies can be read; every file's header may be read for it."""
+    missing = set(wanted)
+    for case in cases:
+        if not missing:
+            break
+        if kind_of(case.folder) is Kind.dicom:
+            with suppress(Exception):  # it has its own sentence by now
+                reader = _reader_of_dicom()
+                for study in reader.find_dicom_studies(case.folder, patients_once=False):
+                    missing -= {series.uid for series in reader.read_series(study)}
+    return missing
+
+
+def _common(folders: Sequence[Path]) -> Path:
     """The folder that holds these."""
     first, *others = folders
     return next(place for place in (first, *first.parents) if all(other.is_relative_to(place) for other in others))
 
 
-def _hidden(sentence: str, folder: Path, root: Path | None) -> str:
-    """A sentence without what could name a patient: first whole paths, series and names, which may have blanks."""
-    for place in (folder, root or folder):
-        sentence = sentence.replace(str(place), "[folder]")
+def _hidden(sentence: str, folder: Path, root: Path | None, names: bool = True) -> str:
+    """A sentence without what could name a patient: first whole paths, series and names, which may have blanks.
+
+    The case's folder is `_CASE` in it. Without `names`, the names of the folder and of those above may stay.
+    """
+    sentence = sentence.replace(str(folder), _CASE).replace(str(root or folder), "[folder]")
     sentence = _SERIES.sub("a series", sentence)
-    above = folder.parts[1:] if root is None else folder.relative_to(root).parts or (folder.name,)
+    above: tuple[str, ...] = ()
+    if names:
+        above = folder.parts[1:] if root is None else folder.relative_to(root).parts or (folder.name,)
     within = [(path.name, "[name]" if path.is_dir() else "[file]") for path in folder.rglob("*")]
-    names = dict.fromkeys(above, "[name]") | {name: word for name, word in within if not _PLAIN.fullmatch(name)}
-    for name in sorted(names, key=len, reverse=True):
+    known = dict.fromkeys(above, "[name]") | {name: word for name, word in within if not _PLAIN.fullmatch(name)}
+    for name in sorted(known, key=len, reverse=True):
         if name in sentence:
-            sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", names[name], sentence)
+            sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", known[name], sentence)
+    sentence = _FILE.sub(_file, sentence)
     for pattern, word in _HIDDEN:
         sentence = pattern.sub(word, sentence)
     return sentence
+
+
+def _file(path: re.Match[str]) -> str:
+    """A file by its name where that is one of ours."""
+    found = _OUR_FILE.search(path[0])
+    return found[1] if found else "[file]"
 
 
 def anonymise(cases: list[CohortCase], out: Path) -> list[CohortCase]:
@@ -189,6 +266,11 @@ def anonymise(cases: list[CohortCase], out: Path) -> list[CohortCase]:
         raise OutputError(f"{path} is cut off; remove it and the results beside it, whose names it made")
     hidden = [replace(case, name=_pseudonym(case.name, key), anonymous=True) for case in cases]
     return sorted(hidden, key=lambda case: case.name)
+
+
+def is_pseudonym(name: str) -> bool:
+    """Whether `anonymise` may have made a name."""
+    return re.fullmatch(rf"case-[0-9a-f]{{{SHOWN}}}", name) is not None
 
 
 def _pseudonym(name: str, key: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from l2snet.cohort.cases import CohortCase
 from l2snet.cohort.plan import Outcome, Plan
+from l2snet.cohort.run import quiet
 from l2snet.errors import InputError, MissingPackageError, reason
 from l2snet.pipeline import Method
 
@@ -76,6 +77,8 @@ class Cluster:
 
 def _connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    # What is killed for memory has a counter of its own, without an end; read when Ray is imported.
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     try:
         import ray
     except ImportError as error:
@@ -111,8 +114,8 @@ def _outcome(ray: Any, ready: Any, case: CohortCase) -> Outcome:
 
 def _do(plan: Plan, case: CohortCase) -> Outcome:
     """In a worker."""
-    logging.getLogger("l2snet").setLevel(logging.WARNING)
-    if plan.made_by not in _loaded:
-        _loaded.clear()
-        _loaded[plan.made_by] = plan.load()
-    return plan.do(case, _loaded[plan.made_by])
+    with quiet():
+        if plan.made_by not in _loaded:
+            _loaded.clear()
+            _loaded[plan.made_by] = plan.load()
+        return plan.do(case, _loaded[plan.made_by])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from l2snet.cohort.cases import CohortCase
 from l2snet.errors import L2SNetError, reason
-from l2snet.measure.table import MEASUREMENTS
+from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
-from l2snet.predict import MANIFEST, REPORT, Wanted, make_way, write_result
-from l2snet.results import Measuring
+from l2snet.predict import MANIFEST, PROBABILITY, REPORT, Wanted, make_way, write_result
+from l2snet.results import Measuring, check_measuring
 from l2snet.sources import challenge
 from l2snet.sources.inputs import Reading, Source, read_input
+from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES, Format
 
 if TYPE_CHECKING:
     from l2snet.report.casepage import Options
@@ -63,23 +64,44 @@ class Plan:
         """The row of a case whose result is complete and made by the same weights and options; None of any other."""
         folder = self.folder(case)
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads((folder / MANIFEST).read_text("utf-8"))["made_by"] == self.made_by:
+            if _manifest(folder).get("made_by") == self.made_by:
                 row: Row = json.loads((folder / MEASUREMENTS).read_text("utf-8"))["patient"]
-                files = [challenge.mask_path(folder, _file_name(case)), *([folder / REPORT] if self.report else [])]
-                return row if all(path.is_file() for path in files) else None
+                return row if all(path.is_file() for path in self._files(case)) else None
         return None
+
+    def _files(self, case: CohortCase) -> list[Path]:
+        """What a complete result holds beside its manifest and measurements."""
+        formats = self.measuring.formats | ({Format.seg} if Format.sr in self.measuring.formats else set())
+        names = [LESIONS, PATIENT, *(FILES[form] for form in formats if form in FILES)]
+        names += [name + IMAGES[form] for form in formats if form in IMAGES for name in IMAGE_NAMES]
+        names += [PROBABILITY] if self.probability else []
+        names += [REPORT] if self.report else []
+        folder = self.folder(case)
+        return [challenge.mask_path(folder, _file_name(case)), *(folder / name for name in names)]
+
+    def strange(self, cases: Sequence[CohortCase]) -> list[str]:
+        """The folders in OUT that hold results, and of none of these cases, by name."""
+        ours = {self.folder(case) for case in cases}
+        found = sorted(path.parent for path in self.out.rglob(MANIFEST) if path.parent not in ours)
+        return [folder.relative_to(self.out).as_posix() for folder in found if "made_by" in _manifest(folder)]
+
+    def series(self, cases: Sequence[CohortCase]) -> set[str]:
+        """UIDs of the series that results were made of; those under pseudonyms do not say."""
+        records = [_manifest(self.folder(case)).get("dicom") or {} for case in cases]
+        return {str(record.get(key)) for record in records for key in ("pet_series", "ct_series")}
 
     def read(self, case: CohortCase) -> tuple[Source, float]:
         """A case under its name in the cohort, and the seconds it took.
 
         Raises
         ------
-        L2SNetError : it cannot be used.
+        L2SNetError : it cannot be used, or not for the formats that are asked for.
         """
         began = time.perf_counter()
         source = read_input(case.folder, self.reading, strict=False)  # series may be of other cases
         renamed = replace(source.case, name=_file_name(case))
         dicom = source.dicom
+        check_measuring(replace(self.measuring, source=dicom))
         if dicom is not None:
             kept = {k: v for k, v in dicom.record.items() if not (case.anonymous and k.endswith(("_uid", "_series")))}
             dicom = replace(dicom, case=renamed, record=kept)
@@ -134,6 +156,14 @@ def failed(case: CohortCase, error: BaseException) -> Outcome:
     """The outcome of a case in which something went wrong."""
     sentence = str(error) if isinstance(error, L2SNetError) else f"{type(error).__name__}: {reason(error)}"
     return Outcome(case.name, error=case.told(sentence))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a result says of itself; nothing where there is none."""
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from l2snet.cohort.cases import CohortCase
+from l2snet.cohort.cases import CohortCase, is_pseudonym, missing_series
 from l2snet.cohort.plan import Outcome, Plan, failed
 from l2snet.errors import L2SNetError
 from l2snet.files import write_text
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 TABLE, PAGE = "cohort.csv", "cohort.html"
 COLUMNS = ("case", "study_uid", "status", "lesions", "tmtv_ml", "tlg", "suv_max", "dmax_mm", "sdmax_per_m", "suv_type")
 DONE, FAILED = "done", "failed"
+# How many folders a warning names.
+NAMED = 10
 # Does cases, and gives their outcomes as they are done.
 Runner = Callable[[Plan, Sequence[CohortCase]], Iterator[Outcome]]
 
@@ -31,6 +33,7 @@ Runner = Callable[[Plan, Sequence[CohortCase]], Iterator[Outcome]]
 def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[Outcome]:
     """Do every case that is not done yet, write OUT/cohort.csv and the page over the reports, then say what failed.
 
+    A --series that no study has and results in OUT that are of no case are warned of.
     The table is written after an interrupt, too, of the cases that are done; the same command goes on from there.
 
     Raises
@@ -45,7 +48,7 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
     if left:
         (plan.out / PAGE).unlink(missing_ok=True)  # some of its links will lead nowhere
     try:
-        with _quiet():
+        with quiet():
             for outcome in track(runner(plan, left), "segmenting", total=len(left)):
                 outcomes[outcome.name] = outcome
                 _tell(outcome, len(outcomes) - kept, len(left), time.perf_counter() - began)
@@ -57,11 +60,12 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
         from l2snet.report.cohort import write_cohort
 
         write_cohort(plan.out, done)
+    _warn(cases, plan)
     wrong = sum(bool(outcome.error) for outcome in table)
     if wrong:
         raise L2SNetError(
-            f"{wrong} of {len(cases)} cases failed; {plan.out / TABLE} says why: mend or remove them and give the same "
-            "command again"
+            f"{wrong} of {len(cases)} cases failed; {plan.out / TABLE} says why, l2snet predict on the folder of "
+            "one says more: mend or remove them and give the same command again"
         )
     return table
 
@@ -146,8 +150,22 @@ def _tell(outcome: Outcome, done: int, total: int, seconds: float) -> None:
         logger.info("%d/%d %s: %s; %.0f min left", done, total, outcome.name, found, left_min)
 
 
+def _warn(cases: Sequence[CohortCase], plan: Plan) -> None:
+    """Of what looks right and is not."""
+    anonymous = any(case.anonymous for case in cases)
+    with quiet():
+        missing = missing_series(cases, set(plan.reading.series) - plan.series(cases))
+    if missing:
+        uids = f"{len(missing)} of the UIDs" if anonymous else ", ".join(sorted(missing))
+        logger.warning("--series: no study that can be read has %s; compare with the headers", uids)
+    strange = [name if is_pseudonym(name) or not anonymous else "[name]" for name in plan.strange(cases)]
+    if strange:
+        named = ", ".join(strange[:NAMED]) + (f" and {len(strange) - NAMED} more" if len(strange) > NAMED else "")
+        logger.warning("%s holds results of no case of this run: %s; remove what is outdated", plan.out, named)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Of a case, only what this module says: other messages and warnings may hold what its headers say."""
     root, here = logging.getLogger("l2snet"), logging.getLogger("l2snet.cohort")
     levels = root.level, here.level
