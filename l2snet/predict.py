@@ -19,7 +19,7 @@ from l2snet.case import Case
 from l2snet.errors import InputError, OutputError
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
-from l2snet.results import Measuring, write_measured
+from l2snet.results import Measuring, check_measuring, write_measured
 from l2snet.sources import challenge
 from l2snet.sources.result_writer import FILES, IMAGE_NAMES, IMAGES
 from l2snet.volume import write_volume
@@ -93,6 +93,8 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     InputError, OutputError : see there.
     """
     began = time.perf_counter()
+    if wanted.measuring is not None:
+        check_measuring(wanted.measuring)
     make_way(output, case.name)
     result = method.segment(case)
     return write_result(case, result, method, output, wanted, reading_seconds, began)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from l2snet.case import Case
 from l2snet.errors import MissingPackageError
 from l2snet.pipeline import Method, Segmentation
-from l2snet.sources.result_writer import Format
+from l2snet.sources.result_writer import Format, check_formats
 from l2snet.subject import Subject, SuvType
 
 if TYPE_CHECKING:
@@ -46,10 +46,20 @@ class Measuring:
         return Rules(self.smallest_ml, self.suv_floor)
 
 
+def check_measuring(measuring: Measuring) -> None:
+    """Refuse formats that the source of a case does not give, before it is segmented.
+
+    Raises
+    ------
+    InputError : see `l2snet.sources.result_writer.check_formats`.
+    """
+    check_formats(measuring.formats, measuring.source.pet.headers[0] if measuring.source else None)
+
+
 def write_measured(
     case: Case, result: Segmentation, method: Method, folder: Path, measuring: Measuring
 ) -> tuple[Segmentation, dict[str, Any]]:
-    """Write tables and formats; the result with the mask that the table lists, and an entry for the manifest.
+    """Write tables and formats; the result with the mask that the table lists, and entries for the manifest.
 
     Raises
     ------
@@ -76,7 +86,8 @@ def write_measured(
     }
     if source:
         record["dicom"] = source.record
-    return replace(result, mask=measured.mask), record
+    notes = (*result.notes, *source.notes) if source else result.notes
+    return replace(result, mask=measured.mask, notes=notes), record
 
 
 def measure_case(case: Case, result: Segmentation, measuring: Measuring) -> Measurement:

@@ -197,7 +197,8 @@ def test_small_uneven_gaps_that_add_up_are_refused(tmp_path: Path, wide: int, ac
     if accepted:
         assert stack(series_of(tmp_path)[0], "CT").geometry.spacing_mm[0] == pytest.approx(2.5)
     else:
-        with pytest.raises(InputError, match="at changing distances"):
+        sentence = r"changing distances: its slice at 16\.50 mm is \+1\.50 mm off even steps of 2\.50 mm"
+        with pytest.raises(InputError, match=sentence):
             stack(series_of(tmp_path)[0], "CT")
 
 
@@ -253,8 +254,11 @@ def test_studies_are_found_by_their_uid_and_named_by_their_folders(tmp_path: Pat
     assert found == {
         STUDY: ("PETCT_1", "01-01-2020 whole body", 3),
         "1.2.4": ("first", "PET", 1),
-        "1.2.5": ("A_B", "alone", 1),
+        "1.2.5": ("alone", "alone", 1),
     }
+    shutil.rmtree(tmp_path / "PETCT_2")
+    (study,) = find_dicom_studies(tmp_path / "PETCT_1" / "01-01-2020 whole body")
+    assert (study.patient, study.name) == ("01-01-2020 whole body", STUDY)
 
 
 def test_a_patient_under_two_names_is_refused(tmp_path: Path):
@@ -262,8 +266,9 @@ def test_a_patient_under_two_names_is_refused(tmp_path: Path):
     write_pet(tmp_path / "A" / "two", StudyInstanceUID="1.2.4")
     assert [study.patient for study in find_dicom_studies(tmp_path)] == ["A", "A"]
     paths = write_pet(tmp_path / "B" / "three", StudyInstanceUID="1.2.5")
-    with pytest.raises(InputError, match="PatientID PETCT_1 is in the patient folders A and B"):
+    with pytest.raises(InputError, match="one PatientID is in the folders A and B; expected") as raised:
         find_dicom_studies(tmp_path)
+    assert "PETCT_1" not in str(raised.value)
     for path in paths:
         edit(path, PatientID="")  # an ID that is not there says nothing
     assert [study.patient for study in find_dicom_studies(tmp_path)] == ["A", "A", "B"]
@@ -294,8 +299,14 @@ def test_the_attenuation_corrected_pet_is_chosen(tmp_path: Path):
     write_pet(tmp_path / "NAC", SeriesInstanceUID=OTHER, CorrectedImage=["DECY"])
     assert choose_pet(series_of(tmp_path), ()).uid == PET_UID
     shutil.rmtree(tmp_path / "AC")
-    with pytest.raises(InputError, match=r"no PET is attenuation corrected.*1\.2\.3\.77"):
+    with pytest.raises(InputError, match=r"no PET is attenuation corrected .*; found: 5 slices\)"):
         choose_pet(series_of(tmp_path), ())
+
+
+def test_a_series_tells_its_description_and_uid_to_who_must_choose_alone(tmp_path: Path):
+    write_pet(tmp_path)
+    (series,) = series_of(tmp_path)
+    assert (str(series), series.candidate) == ("5 slices", f"'PET WB' (5 slices, {PET_UID})")
 
 
 def test_two_pets_are_listed_and_one_can_be_named(tmp_path: Path):
@@ -354,6 +365,15 @@ def test_a_ct_of_another_frame_of_reference_must_be_named(tmp_path: Path):
     assert choose(tmp_path, CT_UID) == (CT_UID, 1.0)
 
 
+@pytest.mark.parametrize("frame", ["", "1.2.3.9"])
+def test_a_ct_for_a_pet_without_a_frame_of_reference_must_be_named(tmp_path: Path, frame: str):
+    write_pet(tmp_path / "PET", FrameOfReferenceUID="")
+    write_ct(tmp_path / "CT", FrameOfReferenceUID=frame)
+    with pytest.raises(InputError, match=r"the PET has no FrameOfReferenceUID .*1\.2\.3\.2\).*--series UID"):
+        choose(tmp_path)
+    assert choose(tmp_path, CT_UID) == (CT_UID, 1.0)
+
+
 def test_the_segmentation_of_the_pet_is_chosen(tmp_path: Path):
     write_study(tmp_path)
     other = Dataset()
@@ -380,7 +400,7 @@ def test_a_segmentation_of_another_series_must_be_named(tmp_path: Path):
     other = Dataset()
     other.SeriesInstanceUID = CT_UID
     edit(tmp_path / "3-SEG" / "1-1.dcm", ReferencedSeriesSequence=[other])
-    with pytest.raises(InputError, match=r"no DICOM SEG refers to the PET .*1\.2\.3\.1\).*1\.2\.3\.3\).*--series UID"):
+    with pytest.raises(InputError, match=r"no DICOM SEG refers to the PET \(5 slices\): .*1\.2\.3\.3\).*--series UID"):
         choose_segmentation(series_of(tmp_path), pet, ())
     named = choose_segmentation(series_of(tmp_path), pet, {SEG_UID})
     edit(tmp_path / "3-SEG" / "1-1.dcm", ReferencedSeriesSequence=[])  # it says not what it is of

@@ -41,6 +41,7 @@ from l2snet.measure.patient import measure
 from l2snet.pipeline import Segmentation
 from l2snet.sources.dicom import choose_ct, choose_pet, find_dicom_studies, read_series
 from l2snet.sources.dicom_case import read_dicom_case
+from l2snet.sources.dicom_enhanced import frames
 from l2snet.sources.dicom_seg import read_segmentation
 from l2snet.sources.dicom_series import Series, read_ct, read_pet, stack
 from l2snet.sources.dicom_write import Author, Reference
@@ -175,7 +176,7 @@ def write_enhanced_pet(path: Path, **changes: Any) -> Path:
     dataset.SeriesDate, dataset.SeriesTime = "20200101", "130000"
     dataset.PatientWeight = "70"
     injection = Dataset()
-    injection.RadionuclideTotalDose, injection.RadionuclideHalfLife = "280000000", "6600"
+    injection.RadionuclideTotalDose, injection.RadionuclideHalfLife = "280", "6600"  # MBq, DICOM PS3.3 C.8.22.4
     injection.RadiopharmaceuticalStartDateTime = "20200101100000"
     dataset.RadiopharmaceuticalInformationSequence = [injection]
     order = range(PET_SHAPE[0] - 1, -1, -1)
@@ -210,6 +211,44 @@ def test_an_enhanced_pet_says_when_its_decay_is_corrected_to(tmp_path: Path):
     write_enhanced_pet(tmp_path / "PET.dcm")
     for convention in TimeConvention:  # the file leaves nothing to convention
         assert_pet(tmp_path, convention)
+
+
+def set_dose(path: Path, dose: str | None) -> None:
+    dataset = dcmread(path)
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
+    dataset.save_as(path)
+
+
+def test_the_dose_of_an_enhanced_pet_may_be_in_bq_all_the_same(tmp_path: Path):
+    set_dose(write_enhanced_pet(tmp_path / "PET.dcm"), "280000000")
+    assert_pet(tmp_path)
+
+
+def test_the_dose_of_an_enhanced_pet_is_turned_into_bq_in_a_copy(tmp_path: Path):
+    write_enhanced_pet(tmp_path / "PET.dcm")
+    header = dcmread(tmp_path / "PET.dcm", stop_before_pixels=True)
+    for _ in range(2):
+        found = [frame.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose for frame in frames(header)]
+        assert found == [280e6] * 5
+    assert header.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose == 280
+
+
+@pytest.mark.parametrize(
+    ("dose", "sentence"), [(None, "TotalDose is missing"), ("0", "TotalDose is 0; expected a positive number")]
+)
+def test_an_enhanced_pet_without_a_dose_is_refused(tmp_path: Path, dose: str | None, sentence: str):
+    set_dose(write_enhanced_pet(tmp_path / "PET.dcm"), dose)
+    with pytest.raises(InputError, match=sentence):
+        read_pet(pet_of(tmp_path), TimeConvention.qiba)
+
+
+def test_the_dose_of_a_converted_pet_is_in_bq(tmp_path: Path):
+    paths = write_pet(tmp_path / "classic")
+    for path in paths:
+        set_dose(path, "280")
+    convert(paths, highdicom.legacy.LegacyConvertedEnhancedPETImage, tmp_path / "enhanced" / "PET.dcm")
+    with pytest.raises(InputError, match="RadionuclideTotalDose is 280; expected Bq"):
+        read_pet(pet_of(tmp_path / "enhanced"), TimeConvention.qiba)
 
 
 def test_an_enhanced_pet_without_attenuation_correction_is_refused(tmp_path: Path):
@@ -337,6 +376,18 @@ def test_a_series_that_the_study_has_not_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"no series 1\.2\.3\.11 in the study; .*1\.2\.3\.1\), .*1\.2\.3\.2\)"):
         read_dicom_case(tmp_path, wanted=("1.2.3.11", CT_UID))
     assert read_dicom_case(tmp_path, wanted=("1.2.3.11",), strict=False).record["pet_series"] == PET_UID
+
+
+@pytest.mark.parametrize(("told", "doubted"), [(7, True), (5, False), (4, False), (None, False)])
+def test_fewer_slices_than_the_header_tells_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, told: int | None, doubted: bool
+):
+    """It is the most that there can be, so that fewer are no error."""
+    write_study(tmp_path, NumberOfSlices=told)
+    found = read_dicom_case(tmp_path)
+    sentence = "the PET has 5 slices, and its NumberOfSlices is 7: is the copy complete?"
+    assert found.notes == ((sentence,) if doubted else ())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == list(found.notes)
 
 
 def test_two_studies_in_a_folder_are_listed(tmp_path: Path):

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_files import CT_UID, PET_UID, STUDY, write_ct, write_pet
-from pydicom import dcmread
+from matplotlib.path import Path as Polygon
+from pydicom import Dataset, dcmread
 from test_cli import Ended, files, run, weights  # noqa: F401  # fixtures
 
 from l2snet.case import Case
+from l2snet.pipeline import L2SNet
 from l2snet.sources.dicom_seg import read_segmentation
-from l2snet.volume import Volume, read_volume, write_volume
+from l2snet.volume import Geometry, Volume, read_volume, write_volume
 
 Run = Callable[..., Ended]
 CUBE_ML = 64 * 3 * 2.036**2 / 1000  # of 4 x 4 x 4 voxels
@@ -87,19 +91,32 @@ def test_dicom_in_everything_out(
     assert manifest["dicom"]["pet_series"] == PET_UID
     assert manifest["dicom"]["ct_series"] == CT_UID
     assert manifest["dicom"]["suv_rule"] == "units GML: SUV (BW) already"
-    assert f"PET: 'PET WB' (24 slices, {PET_UID}), attenuation corrected" in caplog.text
-    assert "covers 100% of the PET" in caplog.text
+    assert "PET: 24 slices, attenuation corrected; SUV by units GML" in caplog.text
+    assert "CT: 26 slices, covers 100% of the PET, in the PET's frame of reference; resampled" in caplog.text
+    for word in ("PET WB", "CT WB", PET_UID, CT_UID):  # nothing of the headers' texts and UIDs
+        assert word not in caplog.text + ended.err
+
+
+def by_way_of_nifti(run: Run, study: Path, out: Path, *options: object) -> None:  # noqa: F811
+    """Prepare a DICOM study as NIfTI, and segment that."""
+    data = out / "data"
+    assert run("prepare", "autopet", study, data, "--mask-optional", "--time-convention", "qiba").code == 0
+    (folder,) = (path.parent for path in data.rglob("SUV.nii.gz"))
+    ended = run("predict", folder, out / "nifti", *options)
+    assert ended.code == 0, ended.err
+
+
+def mask_of(folder: Path) -> Volume:
+    (path,) = (folder / "images").rglob("*.mha")
+    return read_volume(path, "mask")
 
 
 def test_dicom_and_the_nifti_made_of_it_give_the_same_mask(run: Run, study: Path, weights: Path, tmp_path: Path):  # noqa: F811
-    assert run("prepare", "autopet", study, tmp_path / "data", "--mask-optional", "--time-convention", "qiba").code == 0
-    (folder,) = (path.parent for path in (tmp_path / "data").rglob("SUV.nii.gz"))
     options = ("--weights", weights, "--device", "cpu", "--probability")
-    for source, out in ((study, "dicom"), (folder, "nifti")):
-        ended = run("predict", source, tmp_path / out, *options)
-        assert ended.code == 0, ended.err
-    masks = [next((tmp_path / out / "images").rglob("*.mha")) for out in ("dicom", "nifti")]
-    one, two = (read_volume(path, "mask") for path in masks)
+    ended = run("predict", study, tmp_path / "dicom", *options)
+    assert ended.code == 0, ended.err
+    by_way_of_nifti(run, study, tmp_path, *options)
+    one, two = (mask_of(tmp_path / out) for out in ("dicom", "nifti"))
     np.testing.assert_array_equal(one.array, two.array)
     assert one.array.sum() == 64
     one, two = (read_volume(tmp_path / out / "probability.mha", "probability") for out in ("dicom", "nifti"))
@@ -212,12 +229,61 @@ def test_an_open_choice_lists_the_candidates_and_the_flag(run: Run, study: Path,
     assert json.loads((tmp_path / "out/manifest.json").read_text())["dicom"]["pet_series"] == "1.2.3.77"
 
 
+def test_a_choice_by_the_flag_is_logged_as_such(
+    run: Run,  # noqa: F811
+    study: Path,
+    weights: Path,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO")
+    named = ("--series", PET_UID, "--series", CT_UID)
+    assert run("predict", study, tmp_path / "out", "--weights", weights, "--device", "cpu", *named).code == 0
+    assert "PET: 24 slices, attenuation corrected, named by --series; SUV by" in caplog.text
+    assert "CT: 26 slices, covers 100% of the PET, named by --series; resampled" in caplog.text
+
+
+def test_what_the_header_tells_of_missing_slices_is_in_the_manifest(
+    run: Run,  # noqa: F811
+    weights: Path,  # noqa: F811
+    tmp_path: Path,
+    phantom: Callable[..., Case],
+    caplog: pytest.LogCaptureFixture,
+):
+    study = write_phantom(tmp_path / "patient 1", phantom(), NumberOfSlices=30)
+    ended = run("predict", study, tmp_path / "out", "--weights", weights, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    sentence = "the PET has 24 slices, and its NumberOfSlices is 30: is the copy complete?"
+    assert sentence in json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["notes"]
+    assert sentence in caplog.text
+
+
+@pytest.mark.parametrize("form", ["seg", "fractional", "rtstruct", "sr"])
+def test_dicom_without_a_frame_of_reference_is_refused_before_it_is_segmented(
+    run: Run,  # noqa: F811
+    weights: Path,  # noqa: F811
+    tmp_path: Path,
+    phantom: Callable[..., Case],
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+):
+    study = write_phantom(tmp_path / "patient 1", phantom(), FrameOfReferenceUID="")
+    options = ("--weights", weights, "--device", "cpu", "--series", CT_UID, "--format", form)
+    monkeypatch.setattr(L2SNet, "segment", None)
+    ended = run("predict", study, tmp_path / "out", *options)
+    assert ended.code == 1
+    assert f"--format {form} needs the PET's FrameOfReferenceUID, which is missing" in ended.err
+    assert files(tmp_path / "out") == []
+
+
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "dicom" / "STS_002"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real DICOM sample, ../shared/data/dicom, is not here")
 def test_the_real_study_in_every_format(run: Run, weights: Path, tmp_path: Path):  # noqa: F811
-    ended = run("predict", SHARED, tmp_path, "--weights", weights, "--device", "cpu", "--format", "seg,rtstruct,sr")
+    """SEG, RTSTRUCT and SR; and the same mask by way of NIfTI."""
+    options = ("--weights", weights, "--device", "cpu")
+    ended = run("predict", SHARED, tmp_path, *options, "--format", "seg,rtstruct,sr")
     assert ended.code == 0, ended.err
     mask = read_volume(tmp_path / "images/automated-petct-lesion-segmentation/STS_002.mha", "mask")
     seg = dcmread(tmp_path / "lesions_seg.dcm")
@@ -226,6 +292,34 @@ def test_the_real_study_in_every_format(run: Run, weights: Path, tmp_path: Path)
     (patient,) = rows(tmp_path / "patient.csv")
     assert float(patient["tmtv_ml"]) == pytest.approx(mask.array.sum() * mask.geometry.voxel_ml, rel=1e-5)
     assert mask.array.any()
+    np.testing.assert_array_equal(filled(dcmread(tmp_path / "lesions_rtstruct.dcm"), mask.geometry), mask.array)
+    report = dcmread(tmp_path / "lesions_sr.dcm")
+    (measurements,) = (i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "126010")
+    assert len(measurements.ContentSequence) == int(patient["lesions"]) + 1  # and the patient's
+    assert seg.SOPInstanceUID in report.to_json()
+    by_way_of_nifti(run, SHARED, tmp_path / "by", *options)
+    np.testing.assert_array_equal(mask_of(tmp_path / "by" / "nifti").array, mask.array)
+    if shutil.which("dciodvfy"):  # Debian: dicom3tools
+        for name in ("lesions_seg.dcm", "lesions_rtstruct.dcm", "lesions_sr.dcm"):
+            checked = subprocess.run(["dciodvfy", tmp_path / name], capture_output=True, text=True, check=False)
+            assert [line for line in checked.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def filled(structures: Dataset, grid: Geometry) -> np.ndarray:
+    """The mask of a structure set: centres of pixels within an odd number of a region's outlines."""
+    mask = np.zeros(grid.size, np.uint8)
+    for region in structures.ROIContourSequence:
+        inside = np.zeros(grid.size, bool)
+        for contour in region.ContourSequence:
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            index = (points - grid.origin_mm) @ np.linalg.inv(grid.affine[:3, :3]).T
+            z = round(float(index[0, 0]))
+            (y, x), (below, right) = np.floor(index[:, 1:].min(0)).astype(int), np.ceil(index[:, 1:].max(0)).astype(int)
+            centres = np.stack(np.mgrid[y : below + 1, x : right + 1], -1)
+            odd = Polygon(index[:, 1:]).contains_points(centres.reshape(-1, 2)).reshape(centres.shape[:2])
+            inside[z, y : below + 1, x : right + 1] ^= odd
+        mask |= inside
+    return mask
 
 
 def test_a_study_without_lesions_is_a_result(run: Run, weights: Path, tmp_path: Path, phantom: Callable[..., Case]):  # noqa: F811

@@ -406,9 +406,78 @@ def test_formats_are_chosen_by_name_and_dicom_needs_dicom(tmp_path: Path):
     assert sorted(path.name for path in written.values()) == ["lesions.nrrd", "mask.nrrd"]
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_dicom_needs_a_frame_of_reference(tmp_path: Path):
+    stacked = write_oriented(tmp_path / "pet", "axial", FrameOfReferenceUID="")
+    table, probability = measured(stacked)
+    with pytest.raises(InputError, match="--format rtstruct needs the PET's FrameOfReferenceUID, which is missing"):
+        write_formats({Format.rtstruct}, table, probability, tmp_path, Reference.of(stacked), AUTHOR)
+
+
+# --- character sets ---
+
+JAPANESE, KOREAN, GERMAN = "Yamada^Tarou=山田^太郎=やまだ^たろう", "Hong^Gildong=洪^吉洞=홍^길동", "Müller^Jörg"
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name", "written"),
+    [
+        (["", "ISO 2022 IR 87"], JAPANESE, "ISO_IR 192"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", "ISO_IR 192"),
+        (["", "ISO 2022 IR 149"], KOREAN, "ISO_IR 192"),
+        ("GB18030", "Wang^XiaoDong=王^小东", "ISO_IR 192"),
+        ("ISO 2022 IR 100", GERMAN, "ISO_IR 192"),
+        ("ISO_IR 100", GERMAN, "ISO_IR 192"),
+        ("ISO_IR 192", JAPANESE, "ISO_IR 192"),
+        ("ISO_IR 6", "A^B", "ISO_IR 192"),
+        ("", "A^B", None),
+    ],
+    ids=str,
+)
+def test_names_in_any_character_set_are_written_in_utf_8(
+    tmp_path: Path, character_set: str | list[str], name: str, written: str | None
+):
+    """Texts within sequences, too; the second time as the first, for the PET's own headers stay as they are."""
+    text = name.replace("^", " ").rpartition("=")[2]
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", text
+    changes = {"PatientName": name, "StudyDescription": text, "ProcedureCodeSequence": [code]}
+    stacked = write_oriented(tmp_path / "pet", "axial", SpecificCharacterSet=character_set, **changes)
+    for out in (tmp_path / "a", tmp_path / "b"):
+        write(out, stacked)
+        for form in (Format.seg, Format.sr, Format.rtstruct):
+            dataset = dcmread(out / FILES[form])
+            assert dataset.get("SpecificCharacterSet") == written
+            assert (str(dataset.PatientName), dataset.StudyDescription) == (name, text)
+            if form is not Format.rtstruct:
+                assert dataset.ProcedureCodeSequence[0].CodeMeaning == text
+    assert str(stacked.headers[0].PatientName) == name
+
+
+def test_a_damaged_field_that_no_result_needs_does_no_harm(tmp_path: Path):
+    stacked = write_oriented(tmp_path / "pet", "axial", SpecificCharacterSet="ISO_IR 100", TableHeight="1.2345")
+    for header in stacked.headers:
+        path = Path(str(header.filename))
+        assert b"1.2345" in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(b"1.2345", b"1,2345"))
+    (study,) = find_dicom_studies(tmp_path / "pet")
+    write(tmp_path / "out", stack(read_series(study)[0], "PET"))
+    assert (tmp_path / "out" / FILES[Format.seg]).is_file()
+
+
+def test_a_header_that_makes_no_dicom_is_an_error_of_the_header(tmp_path: Path):
+    stacked = write_oriented(tmp_path / "pet", "axial", PatientSex="X")
+    table, probability = measured(stacked)
+    with pytest.raises(
+        OutputError, match=r"lesions_seg\.dcm cannot be made of the PET's header .*correct it"
+    ) as raised:
+        write_formats({Format.seg}, table, probability, tmp_path / "out", Reference.of(stacked), AUTHOR)
+    assert "rights and space" not in str(raised.value)
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
     stacked = write_oriented(tmp_path / "pet", "axial")
     (tmp_path / "out").write_text("a file")
     table, probability = measured(stacked)
-    with pytest.raises(OutputError, match=r"lesions_seg\.dcm cannot be written"):
+    with pytest.raises(OutputError, match=r"lesions_seg\.dcm cannot be written .*rights and space"):
         write_formats({Format.seg}, table, probability, tmp_path / "out", Reference.of(stacked), AUTHOR)

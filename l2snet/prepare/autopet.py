@@ -120,5 +120,4 @@ def _mask(series: Series | None, grid: Geometry) -> tuple[Volume | None, Record]
 
 
 def _record(series: Series) -> Record:
-    description = str(series.first.get("SeriesDescription") or "")
-    return {"uid": series.uid, "description": description, "files": len(series.headers)}
+    return {"uid": series.uid, "files": len(series.headers)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import struct
 import zlib
 from collections import defaultdict
@@ -53,7 +52,8 @@ def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStud
     """The studies under `root`, in order of patient and name; one header of every folder is read.
 
     A study takes its name, and its patient's, from its folders (PATIENT/STUDY/SERIES, as the TCIA's downloader lays
-    them out); where these say nothing, from StudyInstanceUID and PatientID.
+    them out). Where there is one folder alone, it gives both; where `root` is the study's, it gives the patient's, and
+    StudyInstanceUID the study's. PatientID names nothing.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStud
     taken: set[tuple[str, str]] = set()
     for uid, found in sorted(folders.items()):
         parts = Path(os.path.commonpath(found)).relative_to(root).parts
-        patient = parts[-2] if len(parts) > 1 else _file_name(patients[uid])
+        patient = parts[-2:][0] if parts else root.resolve().name or uid
         name = parts[-1] if parts and (patient, parts[-1]) not in taken else uid
         taken.add((patient, name))
         studies.append(DicomStudy(uid, patient, name, tuple(sorted(found))))
@@ -115,7 +115,7 @@ def _check_patients(studies: Sequence[DicomStudy], patients: Mapping[str, str]) 
         patient = patients[study.uid]
         if patient and names.setdefault(patient, study.patient) != study.patient:
             raise InputError(
-                f"PatientID {patient} is in the patient folders {names[patient]} and {study.patient}; expected "
+                f"one PatientID is in the folders {names[patient]} and {study.patient}; expected "
                 "PATIENT/STUDY/SERIES, one folder a patient: move these studies into one, or give every patient an ID"
             )
 
@@ -150,7 +150,8 @@ def choose_pet(series: Sequence[Series], wanted: Collection[str]) -> Series:
     corrected = [s for s in pets if "ATTN" in _texts(s.first, "CorrectedImage")]
     if pets and not corrected:
         raise InputError(
-            f"no PET is attenuation corrected (CorrectedImage without ATTN): {_listed(pets)}; SUV needs one that is"
+            f"no PET is attenuation corrected (CorrectedImage without ATTN; found: {', '.join(map(str, pets))}); SUV "
+            "needs one that is"
         )
     return _only(corrected, "attenuation-corrected PET")
 
@@ -164,11 +165,15 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
     """
     cts = _wanted(_images(series, CT, CT_IMAGE), wanted)
     frame = pet.first.get("FrameOfReferenceUID")
-    same = [s for s in cts if s.first.get("FrameOfReferenceUID") == frame or s.uid in wanted]
+    same = [s for s in cts if (frame and s.first.get("FrameOfReferenceUID") == frame) or s.uid in wanted]
     if cts and not same:
+        found = (
+            "no CT is in the PET's frame of reference"
+            if frame
+            else "the PET has no FrameOfReferenceUID to find a CT by"
+        )
         raise InputError(
-            f"no CT is in the PET's frame of reference: {_listed(cts)}; if one is aligned with the PET all the same, "
-            "name it with --series UID"
+            f"{found}: {_listed(cts)}; if one is aligned with the PET all the same, name it with --series UID"
         )
     overlaps = []
     refused: list[InputError] = []
@@ -183,7 +188,9 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
     best = max((share for share, _ in overlaps), default=0.0)
     chosen = _only([s for share, s in overlaps if share >= best - SAME_OVERLAP], "CT that covers the PET")
     if best < MIN_OVERLAP:
-        raise InputError(f"the CT {chosen} covers {best:.0%} of the PET's slices; expected at least {MIN_OVERLAP:.0%}")
+        raise InputError(
+            f"the CT ({chosen}) covers {best:.0%} of the PET's slices; expected at least {MIN_OVERLAP:.0%}"
+        )
     return chosen, best
 
 
@@ -204,12 +211,12 @@ def choose_segmentation(series: Sequence[Series], pet: Series, wanted: Collectio
     )
     if not chosen:
         raise InputError(
-            f"no DICOM SEG refers to the PET {pet}: {_listed(found)}; if one is of this PET all the same, name it with "
-            "--series UID, else take it away"
+            f"no DICOM SEG refers to the PET ({pet}): {_listed(found)}; if one is of this PET all the same, name it "
+            "with --series UID, else take it away"
         )
     only = _only(chosen, "DICOM SEG")
     if len(only.headers) > 1:
-        raise InputError(f"the DICOM SEG {only} has several files; expected one: take the outdated ones away")
+        raise InputError(f"the DICOM SEG has {len(only.headers)} files; expected one: take the outdated ones away")
     return only
 
 
@@ -246,7 +253,7 @@ def _only(series: Sequence[Series], what: str) -> Series:
 
 
 def _listed(series: Sequence[Series]) -> str:
-    return ", ".join(map(str, series))
+    return ", ".join(s.candidate for s in series)
 
 
 def _referred(series: Series) -> set[str]:
@@ -279,7 +286,3 @@ def _header(path: Path) -> Dataset | None:
     except (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error):
         return None
     return header if "StudyInstanceUID" in header and "SeriesInstanceUID" in header else None
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "unknown"

@@ -11,7 +11,7 @@ from typing import Any
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
 from l2snet.sources.dicom import check_wanted, choose_ct, choose_pet, find_dicom_studies, read_series
-from l2snet.sources.dicom_series import Stack, pet_header, read_ct, read_pet, stack
+from l2snet.sources.dicom_series import Series, Stack, missing_slices, pet_header, read_ct, read_pet, stack
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import Subject
 
@@ -27,12 +27,14 @@ class DicomCase:
     pet : the PET's slices, to which results refer.
     subject : weight, height and sex, as far as the PET says.
     record : what was chosen and why, for the manifest; holds UIDs and numbers, no name.
+    notes : what a reader of the result should know, for the manifest; neither names nor UIDs.
     """
 
     case: Case
     pet: Stack
     subject: Subject
     record: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def study_uid(self) -> str:
@@ -79,16 +81,25 @@ def read_dicom_case(
         "suv_factor": [min(factors.values), max(factors.values)],
         "suv_rule": factors.rule,
     }
-    logger.info("PET: %s, attenuation corrected; SUV by %s", pet_series, factors.rule)
+    logger.info("PET: %s, attenuation corrected%s; SUV by %s", pet_series, _named(pet_series, wanted), factors.rule)
+    doubt = missing_slices(pet_series)
+    if doubt:
+        logger.warning("%s", doubt)
     ct = None
     if not pet_only:
         ct_series, covered = choose_ct(series, pet_series, suv.geometry, wanted)
         ct = read_ct(ct_series).to_grid(suv.geometry, outside=AIR_HU)
         record |= {"ct_series": ct_series.uid, "ct_covers": round(covered, 3)}
-        logger.info("CT: %s, covers %.0f%% of the PET; resampled to its grid", ct_series, 100 * covered)
+        why = _named(ct_series, wanted) or ", in the PET's frame of reference"
+        logger.info("CT: %s, covers %.0f%% of the PET%s; resampled to its grid", ct_series, 100 * covered, why)
     return DicomCase(
         Case(folder.resolve().name, suv, ct),
         stack(pet_series, "PET"),
         pet_header(pet_series.first).subject,
         record,
+        (doubt,) if doubt else (),
     )
+
+
+def _named(series: Series, wanted: Collection[str]) -> str:
+    return ", named by --series" if series.uid in wanted else ""

@@ -1,25 +1,27 @@
 """Enhanced (multi-frame) PET and CT: a header a frame, with the fields that classic files of one slice each have.
 
 Two kinds are met: made so by the scanner, or converted from classic files (which keeps their fields, DICOM PS3.3 A.70).
-The scanner's own say otherwise what SUV needs: units by a code (real world values), corrections by YES and NO, and the
-moment of the decay correction itself.
+The scanner's own say otherwise what SUV needs: units by a code (real world values), corrections by YES and NO, the
+moment of the decay correction itself, and the dose in MBq.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
 from l2snet.errors import InputError
-from l2snet.sources.suv import OFFSET, local_moment
+from l2snet.sources.suv import MIN_DOSE_BQ, OFFSET, local_moment
 
 PET_IMAGE, CT_IMAGE = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2"
+SCANNER_S_PET = "1.2.840.10008.5.1.4.1.1.130"
 # Made so by the scanner, and converted from classic files.
 ENHANCED = {
-    PET_IMAGE: frozenset({"1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"}),
+    PET_IMAGE: frozenset({SCANNER_S_PET, "1.2.840.10008.5.1.4.1.1.128.1"}),
     CT_IMAGE: frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}),
 }
 # Functional groups whose fields a classic header has at its top.
@@ -82,6 +84,8 @@ def _frame(header: Dataset, groups: tuple[Dataset, ...], number: int) -> Dataset
     _real_world(flat, mappings)
     if flat.get("SOPClassUID") in ENHANCED[PET_IMAGE]:
         _times(flat)
+    if flat.get("SOPClassUID") == SCANNER_S_PET:
+        _dose(flat)
     if "CorrectedImage" not in flat:
         flat.CorrectedImage = [name for keyword, name in CORRECTIONS.items() if flat.get(keyword) == "YES"]
     flat.ReferencedFrameNumber = number
@@ -111,6 +115,24 @@ def _times(flat: Dataset) -> None:
         _set_moment(flat, "Acquisition", "FrameAcquisitionDateTime")
     if flat.get("FrameAcquisitionDuration") and not flat.get("ActualFrameDuration"):
         flat.ActualFrameDuration = round(float(flat.FrameAcquisitionDuration))
+
+
+def _dose(flat: Dataset) -> None:
+    """The dose in Bq, as a classic PET has it, on injections of its own.
+
+    By DICOM PS3.3 C.8.22.4 it is in MBq; some makers write Bq. What would be too little for an image in Bq is in MBq.
+    """
+    injections = []
+    for item in flat.get("RadiopharmaceuticalInformationSequence") or []:
+        injection = Dataset()
+        injection.update(item)
+        with suppress(ValueError, TypeError):  # it is missing or no number, which SUV will say
+            dose = float(item.get("RadionuclideTotalDose"))
+            if dose < MIN_DOSE_BQ:
+                injection.add_new("RadionuclideTotalDose", "DS", f"{1e6 * dose:.10g}")
+        injections.append(injection)
+    if injections:
+        flat.add_new("RadiopharmaceuticalInformationSequence", "SQ", injections)
 
 
 def _set_moment(flat: Dataset, name: str, keyword: str) -> None:

@@ -43,7 +43,12 @@ class Series:
         return self.headers[0]
 
     def __str__(self) -> str:
-        """As errors and records call it."""
+        """As logs and errors call it: without UID, and without the header's free text."""
+        return f"{len(self.headers)} slice{'s' if len(self.headers) > 1 else ''}"
+
+    @property
+    def candidate(self) -> str:
+        """As it is listed to a user who has to choose, and to nobody else: by its description and UID."""
         description = str(self.first.get("SeriesDescription") or "no description")
         return f"{description!r} ({len(self.headers)} slices, {self.uid})"
 
@@ -63,7 +68,7 @@ def stack(series: Series, what: str) -> Stack:
     ------
     InputError : a slice is missing or doubled, or the slices do not make one upright stack (the sentence says where).
     """
-    label = f"the {what} {series}"
+    label = f"the {what} ({series})"
     headers = series.headers
     if any(int(_field(header, "NumberOfFrames", label) or 1) > 1 for header in headers):
         raise InputError(f"{label} is multi-frame; expected one file a slice: export it as classic DICOM")
@@ -117,6 +122,20 @@ def read_ct(series: Series) -> Volume:
     return Volume(np.maximum(_voxels(stacked, "CT"), np.float32(AIR_HU)), stacked.geometry)
 
 
+def missing_slices(series: Series) -> str | None:
+    """A sentence where fewer slices were found than the PET may have by its header; None where there is no doubt.
+
+    By DICOM PS3.3 C.8.9.1 NumberOfSlices is the most that there can be, so that a lack is no proof.
+    """
+    try:
+        told = _field(series.first, "NumberOfSlices", "PET")
+    except InputError:  # nothing else hangs on it
+        return None
+    if not isinstance(told, int) or told <= len(series.headers):
+        return None
+    return f"the PET has {series}, and its NumberOfSlices is {told}: is the copy complete?"
+
+
 def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str) -> float:
     """The distance of neighbouring slices; `positions` (n, 3) in mm, sorted along `normal`."""
     along = positions @ normal
@@ -131,14 +150,19 @@ def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str)
         )
     uneven = np.flatnonzero(np.abs(gaps - usual) > UNEVEN_FRACTION * usual)
     if len(uneven):
-        at = uneven[0]
+        at = int(uneven[0])
         raise InputError(
             f"{label} has a gap of {gaps[at]:.2f} mm after its slice at {along[at]:.2f} mm, and of {usual:.2f} mm "
             "elsewhere; expected even slices: is one missing?"
         )
     even = along[0] + step_mm * np.arange(len(along))
-    if np.abs(along - even).max() > MAX_OFF_SLICES * step_mm:
-        raise InputError(f"{label} has slices at changing distances; expected even ones: give a resampled series")
+    off = along - even
+    at = int(np.abs(off).argmax())
+    if abs(off[at]) > MAX_OFF_SLICES * step_mm:
+        raise InputError(
+            f"{label} has slices at changing distances: its slice at {along[at]:.2f} mm is {off[at]:+.2f} mm off even "
+            f"steps of {step_mm:.2f} mm; expected even ones: give a resampled series"
+        )
     aside = positions - positions[0] - np.outer(along - along[0], normal)
     if np.abs(aside).max() > SAME_GRID_VOXELS * pixel_mm:
         raise InputError(

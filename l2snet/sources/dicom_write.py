@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.errors import BytesLengthException
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DS
@@ -43,6 +45,7 @@ NEVER_MISSING = (
     "PatientSex",
     "PositionReferenceIndicator",
 )
+UTF_8 = "ISO_IR 192"
 # Characters of a DICOM text, and of a short one.
 LONGEST_TEXT, LONGEST_ID = 64, 16
 
@@ -84,7 +87,7 @@ class Reference:
         InputError : the file has gone.
         """
         numbers = [int(header.get("ReferencedFrameNumber") or 0) for header in stack.headers]
-        with disable_value_validation():
+        with _quiet(), disable_value_validation():
             headers = tuple(_completed(header, stack) for header in stack.headers)
             if not any(numbers):
                 return cls(headers, None, headers)
@@ -98,8 +101,13 @@ class Reference:
 
 
 def _completed(header: Dataset, stack: Stack) -> Dataset:
-    """A copy with what an anonymised PET may lack, and results must have."""
+    """A copy with what an anonymised PET may lack, and results must have, its texts in UTF-8."""
     whole = copied(header)
+    _decode(whole)
+    if whole.get("SpecificCharacterSet"):
+        whole.add_new("SpecificCharacterSet", "CS", UTF_8)  # as an attribute, the header's own would change too
+    elif "SpecificCharacterSet" in whole:
+        del whole.SpecificCharacterSet
     if not whole.get("SliceThickness"):
         whole.SliceThickness = DS(stack.geometry.spacing_mm[0], auto_format=True)
     for keyword in NEVER_MISSING:
@@ -107,6 +115,15 @@ def _completed(header: Dataset, stack: Stack) -> Dataset:
             setattr(whole, keyword, "")
     whole.StudyID = str(whole.StudyID or "")[:LONGEST_ID]  # some anonymisers' is too long for DICOM
     return whole
+
+
+def _decode(dataset: Dataset) -> None:
+    """Read every text by the character sets that the header names, not all of which can be written by highdicom."""
+    for tag in list(dataset.keys()):
+        with suppress(ValueError, TypeError, struct.error, BytesLengthException):  # damaged: perhaps nobody needs it
+            element = dataset[tag]
+            for item in element.value if element.VR == "SQ" else ():
+                _decode(item)
 
 
 def result_uid(*parts: object) -> UID:
@@ -137,7 +154,7 @@ def write_dicom(make: Callable[[], Dataset], path: Path) -> Path:
 
     Raises
     ------
-    OutputError : it cannot be made of these images, or not be written.
+    OutputError : it cannot be made of these images, or not be written; the sentence says which.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -146,12 +163,17 @@ def write_dicom(make: Callable[[], Dataset], path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             dataset.save_as(aside, enforce_file_format=True)
         aside.replace(path)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({reason(error)}); choose a folder with rights and space"
+        ) from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise OutputError(
+            f"{path} cannot be made of the PET's header ({reason(error)}); correct it, or choose another --format"
+        ) from error
+    finally:
         with suppress(OSError):
             aside.unlink()
-        raise OutputError(
-            f"{path} cannot be written ({reason(error)}); choose a folder with rights and space, or another --format"
-        ) from error
     return path
 
 

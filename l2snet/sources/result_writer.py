@@ -12,6 +12,8 @@ from l2snet.measure.patient import Measurement
 from l2snet.volume import Volume, write_volume
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from l2snet.sources.dicom_write import Author, Reference
 
 
@@ -55,6 +57,24 @@ def parse_formats(text: str) -> frozenset[Format]:
     return frozenset(Format(name) for name in found)
 
 
+def check_formats(formats: Collection[Format], pet: Dataset | None) -> None:
+    """Refuse formats that cannot be had of a case.
+
+    Parameters
+    ----------
+    pet : a header of the PET; None where the case came from no DICOM.
+
+    Raises
+    ------
+    InputError : DICOM is asked for, and there is none to refer to, or its PET has no frame of reference.
+    """
+    wanted = OF_DICOM & set(formats)
+    if wanted and pet is None:
+        raise InputError(f"--format {min(wanted)} needs DICOM input, to which it refers; leave it out")
+    if wanted and pet is not None and not pet.get("FrameOfReferenceUID"):
+        raise InputError(f"--format {min(wanted)} needs the PET's FrameOfReferenceUID, which is missing; leave it out")
+
+
 def write_formats(
     formats: Collection[Format],
     measured: Measurement,
@@ -72,20 +92,19 @@ def write_formats(
 
     Raises
     ------
-    InputError : DICOM is asked for, and the case came from none.
+    InputError : see `check_formats`.
     OutputError : a file cannot be written.
     MissingPackageError : the extra `dicom` is not installed.
     """
+    wanted = OF_DICOM & set(formats)
+    check_formats(wanted, reference.headers[0] if reference and author else None)
     written: dict[str, Path] = {}
     for form, suffix in IMAGES.items():
         if form in formats:
             for name, volume in ((MASK, measured.mask), (LESIONS, measured.labels)):
                 written[f"{form}_{name}"] = folder / f"{name}{suffix}"
                 write_volume(volume, written[f"{form}_{name}"], compress=True)
-    wanted = OF_DICOM & set(formats)
-    if wanted:
-        if reference is None or author is None:
-            raise InputError(f"--format {min(wanted)} needs DICOM input, to which it refers; leave it out")
+    if wanted and reference and author:
         written |= _write_dicom(wanted, measured, probability, folder, reference, author)
     return written
 
