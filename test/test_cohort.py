@@ -429,6 +429,7 @@ def test_the_page_lists_the_cases_of_the_table_alone(tmp_path: Path, phantom: Ca
     page = (out / PAGE).read_text("utf-8")
     assert (out / "C" / REPORT).is_file()
     assert [quote(f"{name}/{REPORT}") in page for name in "ABC"] == [True, False, False]
+    assert "Failed, so not listed: B" in page
     run_cohort(find_cases(tmp_path / "in" / "A"), plan_of(out), in_this_process)  # without reports
     assert not (out / PAGE).exists()
     assert PAGE == COHORT

@@ -9,8 +9,11 @@ import io
 import json
 import re
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +34,13 @@ from l2snet.report.cohort import cohort_page, plot, read_summary, write_cohort
 from l2snet.report.files import write_files
 from l2snet.report.findings import Findings, find, read_findings
 from l2snet.report.manifest import read_manifest
+from l2snet.report.origin import Origin, origin_of
 from l2snet.report.page import NIIVUE, niivue
 from l2snet.report.payload import candidates, levels_of, payload, rule_of, to_levels
 from l2snet.report.pictures import MAX_SUV, pixels
 from l2snet.report.rotation import ANGLES, LETTER_PIXELS, animated, ends, turning_frames
 from l2snet.report.shades import LESION_COLOURS, rgb
-from l2snet.report.sides import changed, comparison_layers, earlier_part
+from l2snet.report.sides import changed, comparison_layers, earlier_part, earlier_warnings, padded
 from l2snet.report.strings import DIGITS, STRINGS, shown
 from l2snet.report.views import CORONAL, LESION, SAGITTAL, axial, lines_around, projection, slice_through, warm_box
 from l2snet.results import Measuring
@@ -102,7 +106,7 @@ def test_the_line_around_a_square_of_pixels_runs_along_its_edge() -> None:
     (line,) = lines_around(np.pad(np.ones((4, 6), bool), 2), (3.0, 2.0))
     np.testing.assert_allclose(line.min(axis=0), (2 * 2.0, 2 * 3.0))
     np.testing.assert_allclose(line.max(axis=0), (8 * 2.0, 6 * 3.0))
-    assert lines_around(np.zeros((3, 3), bool), (1.0, 1.0)) == []
+    assert lines_around(np.zeros((3, 3), bool), (1.0, 1.0)) == ()
 
 
 def test_an_axial_view_is_the_slice_with_most_of_the_lesion() -> None:
@@ -232,7 +236,9 @@ def test_only_a_rule_of_thresholds_gets_a_slider() -> None:
     assert (rule.on, rule.off, rule.cue) == (0.1, 0.5, 0.5)
     assert rule_of(replace(findings, manifest={**findings.manifest, "fusion": "components"})) is None
     assert rule_of(replace(findings, probability=None)) is None
-    alone = rule_of(replace(findings, cue=None, manifest={"thresholds": {"lesion": 0.4}}))
+    assert findings.probability is not None
+    mask = findings.probability.array > np.float32(0.4)
+    alone = rule_of(find(findings.case, mask, findings.probability, manifest={"thresholds": {"lesion": 0.4}}))
     assert alone is not None
     assert (alone.off, alone.on) == (0.4, None)
     labels = findings.labels[findings.box]
@@ -316,6 +322,80 @@ def test_the_change_is_that_of_the_totals() -> None:
     other = replace(before, measurement=replace(before.measurement, suv_type="bsa"))
     part = earlier_part(other, now, 10.0, ("tlg", "tmtv_ml"))
     assert part["change"] == {"tlg": STRINGS["undefined"], "tmtv_ml": expected}
+    assert part["before"]["tlg"] is None
+    assert part["before"]["tmtv_ml"] == pytest.approx(before.burden.tmtv_ml, rel=1e-5)
+
+
+KNOWN = Origin("ID-17", "19500101", date(2020, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "expected"),
+    [
+        (replace(KNOWN, taken=date(2020, 1, 2)), KNOWN, []),
+        (replace(KNOWN, taken=date(2020, 1, 2), born=None), KNOWN, []),
+        (replace(KNOWN, taken=date(2020, 1, 2), patient="ID-18"), KNOWN, ["other_patient"]),
+        (replace(KNOWN, taken=date(2020, 1, 2), born="19500102"), KNOWN, ["other_patient"]),
+        (replace(KNOWN, taken=date(2020, 5, 6)), KNOWN, ["order"]),
+        (replace(KNOWN, taken=date(2020, 7, 1)), KNOWN, ["order"]),
+        (Origin(), KNOWN, ["patient_unknown", "order_unknown"]),
+        (KNOWN, Origin(), ["patient_unknown", "order_unknown"]),
+    ],
+)
+def test_it_is_said_where_two_examinations_may_not_belong_together(
+    earlier: Origin, now: Origin, expected: list[str]
+) -> None:
+    before, after = replace(phantom("earlier"), origin=earlier), replace(phantom(), origin=now)
+    days = {key: "" if o.taken is None else o.taken.isoformat() for key, o in (("earlier", earlier), ("now", now))}
+    own = [STRINGS["earlier"]["warning"].format(warning=warning) for warning in before.warnings]
+    assert own
+    assert earlier_warnings(before, after) == [*(STRINGS["earlier"][key].format(**days) for key in expected), *own]
+    text = report(after, Options(viewer=False, earlier=before))
+    assert all(warning in Page(text).script("l2snet-summary")["warnings"] for warning in own)
+    assert not any(name in text for name in ("ID-17", "ID-18", "19500101"))
+    for origin in (earlier, now):
+        day = STRINGS["earlier"]["no_date"] if origin.taken is None else origin.taken.isoformat()
+        assert day in Page(text).text
+
+
+def test_it_is_said_what_of_two_examinations_was_not_made_alike() -> None:
+    now = phantom()
+    before = replace(phantom("earlier"), manifest={**now.manifest, "fusion": "components", "thresholds": {}})
+    before = replace(before, measurement=replace(before.measurement, suv_type="bsa"))
+    sentence = "what differs: Fusion, Thresholds, what SUV is normalised by."
+    assert any(sentence in warning for warning in earlier_warnings(before, now))
+    unknown = earlier_warnings(replace(before, manifest={}), now)
+    assert STRINGS["earlier"]["made_unknown"] in unknown
+    assert not any("Fusion" in warning for warning in unknown)
+
+
+def test_headers_tell_whose_an_examination_is_and_of_which_day() -> None:
+    def told(**header: str) -> Origin:
+        dicom: Any = SimpleNamespace(pet=SimpleNamespace(headers=(header,)))
+        return origin_of(dicom)
+
+    assert told(PatientID="ID-17 ", PatientBirthDate="19500101", AcquisitionDate="20200506") == KNOWN
+    assert told(AcquisitionDate="", SeriesDate="unknown", StudyDate="2020.05.06").taken == date(2020, 5, 6)
+    assert told(PatientID="") == Origin() == origin_of(None)
+    assert "17" not in repr(KNOWN)
+
+
+def test_two_examinations_are_shown_on_one_scale() -> None:
+    now = phantom()
+    view = projection(now.suv, {LESION: now.labels}, CORONAL, now.box)
+    more = padded(view, (view.size_mm[0] + 30.0, view.size_mm[1] + 40.0))
+    assert more.size_mm == (view.size_mm[0] + 30.0, view.size_mm[1] + 40.0)
+    rows, columns = view.suv.shape
+    np.testing.assert_array_equal(more.suv[:rows, 5 : 5 + columns], view.suv)
+    assert more.suv.sum() == pytest.approx(view.suv.sum())
+    for moved, mark in zip(more.marks, view.marks, strict=True):
+        np.testing.assert_allclose(moved.lines[0], mark.lines[0] + [20.0, 0.0])
+    short = phantom("earlier")
+    short.__dict__["box"] = (slice(0, 36), slice(2, 28), slice(1, 30))
+    views = earlier_part(short, now, 10.0, ("tmtv_ml",))["views"]
+    for one, other in (views[:2], views[2:]):
+        assert one["height"] == pytest.approx(other["height"], abs=3.0)
+        assert one["width"] == pytest.approx(other["width"], abs=4.0)
 
 
 def test_the_outline_of_the_truth_has_a_halo(page: Page) -> None:
@@ -419,6 +499,24 @@ def test_the_comparison_shows_the_evaluations_numbers(page: Page) -> None:
     assert {"mark right", "mark wrong", "mark truth", "mark missed"} <= set(kinds)
 
 
+def test_another_mask_is_not_called_the_truth() -> None:
+    text = Page(report(phantom(), Options(viewer=False, truth="SEG-b.nii.gz", is_truth=False))).text
+    own = STRINGS["against"]
+    for part in (own["heading"], "SEG-b.nii.gz", own["kinds"]["wrong"], own["kinds"]["missed"]):
+        assert part in text
+    text = text.replace("neither is taken for the truth", "")
+    assert not any(word in text for word in ("truth", "true lesion", "false positive", "missed", "wrong"))
+    assert own.keys() == STRINGS["comparison"].keys()
+    assert all(own[key].keys() == STRINGS["comparison"][key].keys() for key in ("kinds", "numbers"))
+
+
+def test_software_of_a_manifest_without_a_version_is_not_none() -> None:
+    manifest = {key: value for key, value in MANIFEST.items() if key != "l2snet"}
+    text = Page(report(replace(phantom(), manifest=manifest), Options(viewer=False))).text
+    assert "numpy 1.2.3" in text
+    assert "l2snet None" not in text
+
+
 def test_a_change_has_a_sign_and_a_percentage() -> None:
     assert changed(10.0, 12.5, "tmtv_ml") == "+2.5 (+25 %)"
     assert changed(4, 1, "lesions") == "-3 (-75 %)"
@@ -436,8 +534,19 @@ def test_the_cohort_page_lists_every_report(tmp_path: Path) -> None:
     assert links == ["a/report.html"] * 2 + ["b%20c%23%3F/report.html"] * 2
     assert [case["case"] for case in listed.script("l2snet-data")["cases"]] == ["a", HOSTILE]
     assert "d/report.html" in listed.text
+    failed = Page(write_cohort(tmp_path, [tmp_path / "a"], ["e", HOSTILE]).read_text("utf-8"))
+    assert f"Failed, so not listed: e, {HOSTILE}" in failed.text
     assert not any(name.startswith("on") for _, attributes in listed.elements for name in attributes)
     assert sum(tag == "circle" for tag, _ in listed.elements) == 2 * 4
+
+
+def test_a_summary_is_read_in_parts_and_nothing_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(phantom("a", truth=False), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    whole = read_summary(tmp_path / REPORT, tmp_path)
+    monkeypatch.setattr("l2snet.report.cohort.READ", 999)
+    with (tmp_path / REPORT).open("ab") as file:
+        file.write(b"\xff" * 20_000)  # no text
+    assert read_summary(tmp_path / REPORT, tmp_path) == whole
 
 
 def test_a_cohort_takes_nothing_but_a_picture_as_thumbnail(tmp_path: Path) -> None:
@@ -484,12 +593,17 @@ def test_the_command_writes_page_and_pictures(tmp_path: Path) -> None:
     write_volume(findings.case.suv, tmp_path / "pet.nii.gz", compress=True)
     write_volume(findings.measurement.mask, tmp_path / "mask.nii.gz", compress=True)
     arguments = ["--pet", str(tmp_path / "pet.nii.gz"), "--pet-only", str(tmp_path / "mask.nii.gz")]
+    arguments += ["--against", str(tmp_path / "mask.nii.gz")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lesion_077.png").touch()  # of a run before
+    (tmp_path / "out" / "lesion_77a.png").touch()
     with pytest.raises(SystemExit) as stop:
         main(["report", *arguments, "--png", "--no-viewer", "--out", str(tmp_path / "out" / "page.html")])
     assert stop.value.code == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     lesions = [f"lesion_{lesion.number:03d}.png" for lesion in findings.measurement.lesions]
-    assert names == sorted([*lesions, "page.html", "projection.png", "rotation.webp"])
+    assert names == sorted([*lesions, "lesion_77a.png", "page.html", "projection.png", "rotation.webp"])
+    assert STRINGS["against"]["heading"] in (tmp_path / "out" / "page.html").read_text("utf-8")
     with Image.open(tmp_path / "out" / "projection.png") as picture:
         assert min(picture.size) > 600
 
@@ -603,6 +717,14 @@ def test_a_manifest_that_is_wrong_is_refused_in_a_sentence(
         (["--pet", "a.mha", "out"], "--pet was given without --ct"),
         (["--cohort", "nowhere"], "no report.html"),
         (["--cohort", "a", "b", "c"], "--cohort was given with a case"),
+        (["--cohort", "a", "--truth", "b"], "--cohort was given with --truth"),
+        (["--cohort", "a", "--earlier", "b", "c"], "--cohort was given with --earlier"),
+        (["--cohort", "a", "--png"], "--cohort was given with --png"),
+        (["--cohort", "a", "--out", "b"], "--cohort was given with --out"),
+        (["in", "out", "--ct", "a.mha"], "--ct was given with INPUT"),
+        (["--pet", "a.mha", "--ct", "b.mha", "--pet-only", "out"], "--ct and --pet-only exclude each other"),
+        (["in", "out", "--max-suv", "inf"], "--max-suv is inf"),
+        (["in", "out", "--truth", "a", "--against", "b"], "--truth and --against exclude each other"),
     ],
 )
 def test_the_command_says_what_is_missing(

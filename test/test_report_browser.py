@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from csv import DictReader
 from io import StringIO
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reports import HOSTILE, OFF, ON, at_thresholds, phantom, sample
+from reports import CUE, HOSTILE, MANIFEST, OFF, ON, at_thresholds, phantom, sample
 
 from l2snet.evaluation.metrics import measure
 from l2snet.measure.table import lesion_row, patient_row
@@ -21,7 +22,12 @@ from l2snet.report.casepage import Options
 from l2snet.report.cohort import write_cohort
 from l2snet.report.files import write_files
 from l2snet.report.findings import Findings, find
+from l2snet.report.manifest import Rule
+from l2snet.report.payload import payload, rule_of
+from l2snet.report.pictures import projection_picture
 from l2snet.report.strings import STRINGS, shown
+from l2snet.report.views import CORONAL, LESION, projection
+from l2snet.volume import Geometry, Volume
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # WebGL by the CPU: such machines have no GPU.
@@ -93,6 +99,7 @@ def slide(page: Any, which: str, value: float) -> None:
         " slider.value = value; slider.dispatchEvent(new Event('input')); }",
         [which, value],
     )
+    page.wait_for_selector("#lesions[aria-busy=false]")
 
 
 def test_the_sample_case_can_be_looked_at(visit: Open, tmp_path: Path) -> None:
@@ -116,6 +123,7 @@ def test_the_sample_case_can_be_looked_at(visit: Open, tmp_path: Path) -> None:
     assert totals_in(page) == totals_of(other) != totals_of(findings)
     assert page.locator("#table tbody tr").count() == other.burden.lesions
     page.locator("#reset").click()
+    page.wait_for_selector("#lesions[aria-busy=false]")
     assert totals_in(page) == totals_of(findings)
     page.wait_for_timeout(500)  # the mask is drawn a moment after the slider rests
 
@@ -256,6 +264,7 @@ def test_other_thresholds_are_told_and_keep_pictures_apart(visit: Open, tmp_path
     assert page.locator(".chosen").count() == 1
 
     page.locator("#reset").click()
+    page.wait_for_selector("#lesions[aria-busy=false]")
     assert page.locator("#moved").is_hidden()
     assert csv() == own
     page.wait_for_timeout(500)
@@ -343,3 +352,102 @@ def test_a_cohort_leads_to_its_reports(visit: Open, tmp_path: Path) -> None:
     page.locator("#table tbody a").filter(has_text="first").click()
     assert page.locator("h1").text_content() == "first"
     assert totals_in(page) == totals_of(phantom("first"))
+
+
+def test_a_map_can_be_looked_at_without_a_rule(visit: Open, tmp_path: Path) -> None:
+    plain = phantom(truth=False)
+    assert plain.probability is not None
+    findings = find(plain.case, plain.measurement.mask.array, plain.probability, manifest=MANIFEST)
+    assert rule_of(findings) is None
+    assert not findings.is_edited
+    write_files(findings, tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    assert page.locator(".threshold, #show-cue").count() == 0
+    assert "location cue" in page.locator("#viewer").text_content()
+    wait_for_viewer(page)
+    page.check("#show-probability")
+
+
+def test_an_edited_mask_has_no_slider_but_a_warning() -> None:
+    findings = phantom(truth=False)
+    assert rule_of(findings) == Rule(OFF, ON, CUE)
+    mask = findings.measurement.mask.array.copy()
+    mask[tuple(np.argwhere(mask)[0])] = 0
+    edited = find(findings.case, mask, findings.probability, findings.cue, MANIFEST)
+    assert rule_of(edited) is None
+    assert STRINGS["warnings"]["edited"] in edited.warnings
+    assert STRINGS["warnings"]["edited"] not in findings.warnings
+    told, packed = payload(edited)
+    assert told["rule"] is None
+    assert {"map_probability", "map_cue"} <= set(packed)
+    # What the manifest's rules leave out was not edited.
+    smallest = (findings.measurement.lesions[-1].volume_ml + findings.measurement.lesions[0].volume_ml) / 2
+    manifest = {**MANIFEST, "measured": {"smallest_ml": smallest, "suv_floor": 2.0}}
+    measured = find(findings.case, findings.measurement.mask.array, findings.probability, findings.cue, manifest)
+    assert measured.burden.lesions < findings.burden.lesions
+    assert not measured.is_edited
+
+
+@pytest.mark.parametrize("max_suv", [0.7, 7.3])
+def test_the_window_starts_where_it_was_set(visit: Open, tmp_path: Path, max_suv: float) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(max_suv=max_suv, viewer=False), pictures=False)
+    page = visit(tmp_path / REPORT)
+    slider = page.locator("#suv-max")
+    assert float(slider.input_value()) == pytest.approx(max_suv)
+    assert float(slider.get_attribute("min")) < max_suv < float(slider.get_attribute("max"))
+    slider.fill(str(2 * max_suv))
+    assert page.locator("#suv-window-text").text_content() == f"{2 * max_suv:g}"
+
+
+def test_no_page_is_wider_than_a_narrow_screen(visit: Open, tmp_path: Path) -> None:
+    before = phantom("earlier", truth=False)
+    write_files(phantom(), tmp_path / REPORT, Options(viewer=False, earlier=before), pictures=False)
+    for path in (tmp_path / REPORT, write_cohort(tmp_path)):
+        page = visit(path)
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_on_paper_heads_keep_their_labels_and_colours_are_light(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    page = visit(tmp_path / REPORT)
+    style = "([what, key]) => getComputedStyle(document.querySelector(what))[key]"
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(style, [".device", "borderColor"])
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(style, [".device", "borderColor"]) == light
+    head = page.locator("#table th[data-key=suv_max]")
+    assert head.locator("button").is_hidden()
+    assert head.locator(".paper").is_visible()
+    assert page.evaluate(style, ["tfoot", "display"]) == "table-row-group"
+
+
+def test_only_what_can_be_chosen_or_sorted_looks_so(visit: Open, tmp_path: Path) -> None:
+    write_files(phantom(truth=False), tmp_path / REPORT, Options(viewer=False), pictures=False)
+    page = visit(write_cohort(tmp_path))
+    cursor = "what => getComputedStyle(document.querySelector(what)).cursor"
+    assert page.evaluate(cursor, "#table tbody tr") == "auto"
+    assert page.locator("#table th[data-key=picture] button").count() == 0
+    page.goto((tmp_path / REPORT).as_uri())
+    assert page.evaluate(cursor, "#table tbody tr") == "pointer"
+    assert page.evaluate(cursor, "#table tfoot tr") == "auto"
+
+
+def test_a_picture_takes_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    findings = phantom()
+    title = b"caf\xe9".decode("utf-8", "surrogateescape")
+    projection_picture(findings.case.suv, findings.measurement.labels, tmp_path / "a.png", title)
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_outlines_of_many_lesions_take_little_memory() -> None:
+    grid = Geometry((200, 8, 200), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    suv = Volume(np.ones(grid.size, np.float32), grid)
+    labels = np.zeros(grid.size, np.int32)
+    labels[::4, 4, ::4] = np.arange(1, 2501).reshape(50, 50)
+    tracemalloc.start()
+    view = projection(suv, {LESION: labels}, CORONAL, (slice(None),) * 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(view.marks) == 2500
+    assert peak < 2500 * 200 * 200 / 4  # of bools the size of the image

@@ -21,7 +21,7 @@ from l2snet.cli.options import (
     SeriesOption,
     WeightsOption,
 )
-from l2snet.cli.report import REPORT
+from l2snet.cli.report import REPORT, check_ct
 from l2snet.errors import InputError
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import SuvType
@@ -108,7 +108,7 @@ def predict(
         input_folder, output = None, input_folder
     if output is None or (input_folder is None) == (pet is None):
         raise InputError("give INPUT and OUTPUT, or --pet FILE, --ct FILE and OUTPUT")
-    _check_ct(pet, ct, pet_only)
+    check_ct(pet, ct, pet_only)
     if off_cue is not None and fusion is Fusion.components:
         raise InputError("--off-cue has no part in --fusion components; leave one out")
     if picture:
@@ -137,13 +137,3 @@ def predict(
         page = Options(viewer=viewer)
     written = Wanted(probability, cue, picture, manifest, measuring, page)
     run_case(source.case, loaded, output, written, reading_seconds)
-
-
-def _check_ct(pet: Path | None, ct: Path | None, pet_only: bool) -> None:
-    """A CT belongs to --pet, where it may not be wanted."""
-    if pet is not None and ct is None and not pet_only:
-        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
-    if pet_only and ct is not None:
-        raise InputError("--ct and --pet-only exclude each other; leave one out")
-    if pet is None and ct is not None:
-        raise InputError("--ct was given with INPUT, which has a CT of its own; give --pet and --ct, or INPUT alone")

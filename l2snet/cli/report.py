@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ TRUTH = "grand_challenge_metrics"
 
 @app.command()
 def report(
+    context: typer.Context,
     input_folder: Annotated[
         Path | None,
         typer.Argument(metavar="INPUT", help="What l2snet predict read; with --pet, leave it out."),
@@ -37,6 +39,9 @@ def report(
     pet_only: Annotated[bool, typer.Option("--pet-only", help="Do without a CT.")] = False,
     resample_ct: ResampleOption = False,
     truth: Annotated[Path | None, typer.Option(help="True mask to compare with (extra: evaluate).")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another mask to compare with, not taken for the truth (extra: evaluate).")
+    ] = None,
     earlier: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="INPUT RESULT", help="An earlier examination of the patient.")
     ] = None,
@@ -54,6 +59,7 @@ def report(
     if cohort is not None:
         if input_folder is not None or pet is not None:
             raise InputError("--cohort was given with a case; give one of them")
+        _check_alone(context)
         from l2snet.report.cohort import write_cohort
 
         typer.echo(write_cohort(cohort))
@@ -62,9 +68,13 @@ def report(
         input_folder, result = None, input_folder
     if result is None or (input_folder is None) == (pet is None):
         raise InputError("give INPUT and RESULT, or --pet FILE, --ct FILE and RESULT, or --cohort FOLDER")
-    if pet is not None and ct is None and not pet_only:
-        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
-    if truth is not None:
+    check_ct(pet, ct, pet_only)
+    if not math.isfinite(max_suv):
+        raise InputError(f"--max-suv is {max_suv}; expected a number from 0.1")
+    if truth is not None and against is not None:
+        raise InputError("--truth and --against exclude each other; leave one out")
+    other = truth or against
+    if other is not None:
         require("a comparison", "evaluate", TRUTH)
     from l2snet.predict import REPORT as PAGE
     from l2snet.report.casepage import Options
@@ -73,10 +83,29 @@ def report(
 
     reading = Reading(pet_only, resample_ct, time_convention, series or ())
     # With an earlier examination, each has series of its own.
-    findings = _read(input_folder, pet, ct, result, reading, truth, earlier is None)
+    findings = _read(input_folder, pet, ct, result, reading, other, earlier is None)
     before = None if earlier is None else _read(earlier[0], None, None, earlier[1], reading, None, False)
     page = out or (result if result.is_dir() else result.parent) / PAGE
-    write_files(findings, page, Options(max_suv, viewer, truth.name if truth else "", before), png)
+    options = Options(max_suv, viewer, other.name if other else "", against is None, before)
+    write_files(findings, page, options, png)
+
+
+def _check_alone(context: typer.Context) -> None:
+    """--cohort takes no other option."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name != "cohort" and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--cohort was given with {parameter.opts[0]}, which is of a case; leave one out")
+
+
+def check_ct(pet: Path | None, ct: Path | None, pet_only: bool) -> None:
+    """A CT belongs to --pet, where it may not be wanted."""
+    if pet is not None and ct is None and not pet_only:
+        raise InputError("--pet was given without --ct; give the CT too, or --pet-only to do without")
+    if pet_only and ct is not None:
+        raise InputError("--ct and --pet-only exclude each other; leave one out")
+    if pet is None and ct is not None:
+        raise InputError("--ct was given with INPUT, which has a CT of its own; give --pet and --ct, or INPUT alone")
 
 
 def _read(
@@ -85,15 +114,16 @@ def _read(
     ct: Path | None,
     result: Path,
     reading: Reading,
-    truth: Path | None,
+    other: Path | None,
     strict: bool,
 ) -> Findings:
-    """A case from a folder or files, with its result and its truth; `strict` as of `read_input`."""
+    """A case from a folder or files, with its result and the mask to compare with; `strict` as of `read_input`."""
     from dataclasses import replace
 
     import numpy as np
 
     from l2snet.report.findings import read_findings, read_mask_on
+    from l2snet.report.origin import origin_of
     from l2snet.sources.files import read_case
     from l2snet.sources.inputs import Source, read_input
 
@@ -102,7 +132,8 @@ def _read(
     elif input_folder is not None:
         source = read_input(input_folder, reading, strict)
     case = source.case
-    if truth is not None:
-        right = read_mask_on(truth, "truth", case.geometry)
+    if other is not None:
+        right = read_mask_on(other, "mask to compare with", case.geometry)
         case = replace(case, lesions=case.suv.with_array(right.astype(np.uint8)))
-    return read_findings(case, result, source.dicom.subject if source.dicom else None)
+    findings = read_findings(case, result, source.dicom.subject if source.dicom else None)
+    return replace(findings, origin=origin_of(source.dicom))

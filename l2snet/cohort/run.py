@@ -59,7 +59,7 @@ def run_cohort(cases: Sequence[CohortCase], plan: Plan, runner: Runner) -> list[
     if plan.report is not None and done:
         from l2snet.report.cohort import write_cohort
 
-        write_cohort(plan.out, done)
+        write_cohort(plan.out, done, [outcome.name for outcome in table if outcome.error])
     _warn(cases, plan)
     wrong = sum(bool(outcome.error) for outcome in table)
     if wrong:

@@ -42,13 +42,15 @@ class Options:
     ----------
     max_suv : at which projections are darkest, and where the hot scale ends.
     viewer : the images themselves, to leaf through.
-    truth : what the truth is called, where the case has one.
+    truth : what the truth, or the other mask, is called, where the case has one (`Case.lesions`).
+    is_truth : it is not another mask.
     earlier : an earlier examination of the patient.
     """
 
     max_suv: float = MAX_SUV
     viewer: bool = True
     truth: str = "the truth"
+    is_truth: bool = True
     earlier: Findings | None = None
 
 
@@ -69,6 +71,11 @@ def report(findings: Findings, options: Options) -> str:
     rows = [lesion_row(lesion) for lesion in findings.measurement.lesions]
     totals = patient_row(findings.measurement)
     frames = turning_frames(findings.suv, findings.labels, findings.box, max_suv)
+    earlier = None if options.earlier is None else earlier_part(options.earlier, findings, max_suv, TOTALS[:4])
+    comparison = None
+    if findings.case.lesions is not None:
+        comparison = comparison_part(findings, max_suv, options.truth, options.is_truth)
+    warnings = [*findings.warnings, *([] if earlier is None else earlier["warnings"])]
     told: dict[str, Any] = {}
     packed: dict[str, str] = {}
     scripts, later = ["table.js", "report.js"], []
@@ -88,7 +95,7 @@ def report(findings: Findings, options: Options) -> str:
         totals=totals,
         totals_shown=[*TOTALS, *(["sdmax_per_m"] if findings.surface_m2 is not None else [])],
         units=units_of(findings),
-        warnings=findings.warnings,
+        warnings=warnings,
         projections=_projections(findings, max_suv),
         still=webp_uri(frames[0]),
         rotating=data_uri(animated(frames), "image/webp"),
@@ -100,14 +107,14 @@ def report(findings: Findings, options: Options) -> str:
         slices_caption=_slices_caption(findings, max_suv),
         viewer=told,
         packed=packed,
-        comparison=None if findings.case.lesions is None else comparison_part(findings, max_suv, options.truth),
+        comparison=comparison,
         kinds=KINDS,
-        earlier=None if options.earlier is None else earlier_part(options.earlier, findings, max_suv, TOTALS[:4]),
+        earlier=earlier,
         method=method_of(findings),
         summary={
             "name": findings.name,
             "totals": totals,
-            "warnings": findings.warnings,
+            "warnings": warnings,
             "thumbnail": webp_uri(_smaller(frames[0])),
         },
         data={
@@ -178,7 +185,7 @@ def method_of(findings: Findings) -> list[tuple[str, str]]:
         "weights": _pairs(manifest.get("weights_sha256")),
         "engine": manifest.get("engine"),
         "mirror": text["yes"] if manifest.get("mirror") else text["no"],
-        "software": ", ".join(f"{k} {v}" for k, v in {"l2snet": manifest.get("l2snet"), **packages}.items()),
+        "software": ", ".join(f"{k} {v}" for k, v in {"l2snet": manifest.get("l2snet"), **packages}.items() if v),
         "python": manifest.get("python"),
         "seconds": _pairs(manifest.get("seconds")),
     }

@@ -32,6 +32,8 @@ PLOTTED = ("tmtv_ml", "tlg", "lesions", "suv_max")
 LINEAR = 10.0
 TICKS = (0, 5, 10, 100, 1000, 10000, 100000)
 LEFT, RIGHT, TOP, BOTTOM = 20.0, 300.0, 28.0, 66.0
+# Characters of a report that are read at once.
+READ = 1 << 18
 THUMBNAIL = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
 
 
@@ -50,12 +52,13 @@ class Summary:
     suv_type: str = SuvType.bw.value
 
 
-def write_cohort(folder: Path, cases: Sequence[Path] | None = None) -> Path:
+def write_cohort(folder: Path, cases: Sequence[Path] | None = None, failed: Sequence[str] = ()) -> Path:
     """Write `cohort.html` over every `report.html` below a folder; returns its path.
 
     Parameters
     ----------
     cases : the folders of the cases to list; all by default.
+    failed : names of cases that have no result, which the page tells.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def write_cohort(folder: Path, cases: Sequence[Path] | None = None) -> Path:
     if not found:
         raise InputError(f"no {REPORT} of l2snet was found under {folder}; make them with l2snet report first")
     out = folder / COHORT
-    write_text(cohort_page(found, unread), out)
+    write_text(cohort_page(found, unread, failed), out)
     return out
 
 
@@ -87,8 +90,10 @@ def read_summary(path: Path, folder: Path) -> Summary:
     ValueError, KeyError, TypeError : the file is no report of l2snet.
     """
     finder = _Finder()
-    finder.feed(path.read_text("utf-8"))
-    if not finder.text:
+    with path.open(encoding="utf-8") as file:  # the images lie behind the summary
+        while not finder.found and (part := file.read(READ)):
+            finder.feed(part)
+    if not finder.found:
         raise ValueError("it holds no summary")
     told = json.loads(finder.text)
     totals = {key: None if told["totals"][key] is None else float(told["totals"][key]) for key in KEYS}
@@ -103,7 +108,7 @@ def read_summary(path: Path, folder: Path) -> Summary:
     )
 
 
-def cohort_page(cases: Sequence[Summary], unread: Sequence[str] = ()) -> str:
+def cohort_page(cases: Sequence[Summary], unread: Sequence[str] = (), failed: Sequence[str] = ()) -> str:
     """The HTML of a cohort."""
     text = STRINGS["cohort"]
     totals = {key: STRINGS["totals"][key] for key in KEYS}
@@ -120,7 +125,11 @@ def cohort_page(cases: Sequence[Summary], unread: Sequence[str] = ()) -> str:
         ["table.js", "cohort.js"],
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         cases=cases,
-        unread=unread,
+        warnings=[
+            text[key].format(names=", ".join(names))
+            for key, names in (("failed", failed), ("unreadable", unread))
+            if names
+        ],
         keys=KEYS,
         columns=columns,
         plots=[plot(cases, key) for key in PLOTTED],
@@ -149,7 +158,8 @@ def plot(cases: Sequence[Summary], key: str) -> dict[str, Any]:
         for (name, value), y in zip(known, heights, strict=True)
     ]
     median = float(np.median(values)) if len(values) else None
-    label = f"{STRINGS['totals'][key][0]}: {len(known)}, median {shown(median, key)}"
+    name = STRINGS["totals"][key][0]
+    label = STRINGS["cohort"]["plot"].format(label=name, count=len(known), median=shown(median, key))
     return {
         "key": key,
         "label": label,
@@ -173,13 +183,13 @@ class _Finder(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = ""
-        self._inside = False
+        self.text, self.found, self._inside = "", False, False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside = tag == "script" and ("id", SUMMARY) in attrs
+        self._inside = not self.found and tag == "script" and ("id", SUMMARY) in attrs
 
     def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - a script holds no other element
+        self.found |= self._inside
         self._inside = False
 
     def handle_data(self, data: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from l2snet.report.pictures import PIXEL_MM, pixels
 from l2snet.report.shades import enlarged, stroke, webp_uri
+from l2snet.report.strings import STRINGS
 from l2snet.report.views import View
 from l2snet.volume import Array
 
@@ -41,7 +42,7 @@ def drawn(
     windowed = windowed and view.ct is None
     image = companded(view, max_suv) if windowed else pixels(view, max_suv)
     return {
-        "name": view.name,
+        "name": STRINGS["pictures"][view.name],
         "label": label,
         "windowed": windowed,
         "fused": view.ct is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from l2snet.errors import OutputError
@@ -15,6 +16,7 @@ from l2snet.report.strings import STRINGS, shown
 logger = logging.getLogger(__name__)
 
 PROJECTION, ROTATION, SLICE = "projection.png", "rotation.webp", "lesion_{number:03d}.png"
+OLD_SLICE = re.compile(r"lesion_\d{3,}\.png")
 
 
 def write_files(findings: Findings, page: Path, options: Options, pictures: bool) -> None:
@@ -37,9 +39,12 @@ def write_files(findings: Findings, page: Path, options: Options, pictures: bool
 def write_pictures(findings: Findings, folder: Path, max_suv: float) -> None:
     """Write every picture of a report; slices of the largest lesions, as many as the page has."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():  # of a run that found more lesions
+        if OLD_SLICE.fullmatch(path.name):
+            path.unlink()
     burden, columns = findings.burden, STRINGS["totals"]
     volume = f"{columns['tmtv_ml'][0]} {shown(burden.tmtv_ml, 'tmtv_ml')} {columns['tmtv_ml'][1]}"
-    title = f"{findings.name}: {burden.lesions} {columns['lesions'][0].lower()}, {volume}"
+    title = f"{findings.name}: {columns['lesions'][0]} {burden.lesions}, {volume}"
     projection_picture(findings.case.suv, findings.measurement.labels, folder / PROJECTION, title, max_suv)
     frames = turning_frames(findings.suv, findings.labels, findings.box, max_suv)
     (folder / ROTATION).write_bytes(animated(frames))

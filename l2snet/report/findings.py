@@ -17,7 +17,8 @@ from l2snet.evaluation.pairs import mask_in, read_mask
 from l2snet.measure.lesions import Rules, label_lesions, measure_lesions
 from l2snet.measure.patient import Burden, Measurement, burden
 from l2snet.predict import CUE, MANIFEST, PROBABILITY
-from l2snet.report.manifest import check_manifest, read_manifest, rules_of, suv_type_of
+from l2snet.report.manifest import Rule, check_manifest, read_manifest, rule_in, rules_of, suv_type_of
+from l2snet.report.origin import Origin
 from l2snet.report.strings import STRINGS
 from l2snet.report.views import Box, warm_box
 from l2snet.subject import Subject, SuvType
@@ -44,6 +45,7 @@ class Findings:
     manifest : what `predict` noted; empty where there is none.
     rules : what of the mask counted as lesion.
     surface_m2 : of the patient's body; None where height or weight is not known.
+    origin : whose the images are and when they were made.
     """
 
     case: Case
@@ -53,6 +55,7 @@ class Findings:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     surface_m2: float | None = None
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def name(self) -> str:
@@ -92,6 +95,22 @@ class Findings:
             marked |= self.probability.canonical().array > LEAST_THRESHOLD
         return warm_box(self.suv.array, marked)
 
+    @cached_property
+    def rule(self) -> Rule | None:
+        """The rule of thresholds by which the method made the mask, where the maps for it were kept; else None."""
+        rule = rule_in(self.manifest)
+        known = self.probability is not None and (rule is None or rule.cue is None or self.cue is not None)
+        return rule if known else None
+
+    @cached_property
+    def is_edited(self) -> bool:
+        """Whether the method's rule makes other lesions of the maps than the mask holds."""
+        if self.rule is None or self.probability is None:
+            return False
+        mask = self.rule.mask(self.probability.array, None if self.cue is None else self.cue.array)
+        lesions = label_lesions(mask, self.case.suv.array, self.case.geometry.voxel_ml, self.rules)
+        return not np.array_equal(lesions > 0, self.measurement.labels.array > 0)
+
     @property
     def warnings(self) -> list[str]:
         """What a reader should beware of, a sentence each."""
@@ -101,6 +120,8 @@ class Findings:
             notes.append(text["no_ct"])
         if self.rules.smallest_ml or self.rules.suv_floor:
             notes.append(text["rules"].format(ml=self.rules.smallest_ml, suv=self.rules.suv_floor))
+        if self.is_edited:
+            notes.append(text["edited"])
         if self.measurement.suv_type != SuvType.bw:
             notes.append(text["suv_type"].format(type=text["suv_types"][self.measurement.suv_type]))
         long_mm = self.suv.geometry.size[0] * self.suv.geometry.spacing_mm[0]

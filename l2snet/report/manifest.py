@@ -5,19 +5,39 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from l2snet.errors import InputError, reason
 from l2snet.measure.lesions import Rules
 from l2snet.predict import MANIFEST
 from l2snet.subject import SuvType
+from l2snet.volume import Array
 
 MAPPINGS = ("measured", "thresholds", "packages", "weights_sha256", "seconds")
-# The thresholds of a rule in the order of `payload.Rule`: of the method with a cue, and of one without.
+# The thresholds of a rule in the order of `Rule`: of the method with a cue, and of one without.
 ADAPTIVE, ALONE = ("off_cue", "on_cue", "cue"), ("lesion",)
 
 Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`."""
+
+    off: float
+    on: float | None = None
+    cue: float | None = None
+
+    def mask(self, probability: Array, cue: Array | None) -> Array:
+        """(z, y, x) bool; both maps are float32 in 0..1."""
+        inside: Array = probability > np.float32(self.off)
+        if cue is not None and self.on is not None and self.cue is not None:
+            inside = np.where(cue > np.float32(self.cue), probability > np.float32(self.on), inside)
+        return inside
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -98,6 +118,17 @@ def threshold_names(manifest: Manifest) -> tuple[str, ...]:
     if ALONE[0] in manifest["thresholds"]:
         return ALONE
     return ADAPTIVE if manifest.get("fusion") == "adaptive" else ()
+
+
+def rule_in(manifest: Manifest) -> Rule | None:
+    """The rule of thresholds that makes the mask; None for any other method.
+
+    Raises
+    ------
+    InputError : the manifest tells no number for a threshold of the rule.
+    """
+    names = threshold_names(manifest)
+    return Rule(*(threshold(manifest, name) for name in names)) if names else None
 
 
 def threshold(manifest: Manifest, key: str, name: str = MANIFEST) -> float:

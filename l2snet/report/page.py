@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from l2snet import __version__
 from l2snet.errors import MissingPackageError
 from l2snet.report.shades import LESION_COLOURS
-from l2snet.report.strings import PAGE, STRINGS, shown
+from l2snet.report.strings import PAGE, STRINGS, printable, shown
 
 NIIVUE = "niivue-0.69.0.umd.js.gz"
 POLICY = (
@@ -55,8 +54,7 @@ def render(template: str, scripts: Sequence[str], later: Sequence[str] = (), **v
         policy=POLICY.format(hashes=hashes),
         **values,
     )
-    # Halves of characters, from a file name that is not UTF-8, cannot be written.
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return printable(text)
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,38 +16,26 @@ from scipy import ndimage
 
 from l2snet.measure.peak import sphere_weights
 from l2snet.report.findings import LEAST_THRESHOLD, Findings
-from l2snet.report.manifest import threshold, threshold_names
+from l2snet.report.manifest import Rule
 from l2snet.report.views import Box
 from l2snet.volume import Array, Geometry, Volume
 
 LEVELS = 256
 FINE_SUV, FINE_STEP = 5.0, 0.05
-CUE_LEVELS = 200
+MAP_LEVELS = 200
 HU_LEVELS = np.concatenate(
     [np.arange(-1000, -200, 20), np.arange(-200, 300, 4), np.arange(300, 2100, 20), [3000.0]]
 ).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`."""
-
-    off: float
-    on: float | None = None
-    cue: float | None = None
-
-
 def rule_of(findings: Findings) -> Rule | None:
-    """The method's rule, where its manifest tells one that a threshold moves; None for any other.
+    """The rule that the sliders move: None where no rule of thresholds made the mask, as where it was edited.
 
     Raises
     ------
     InputError : the manifest tells no number for a threshold of the rule.
     """
-    names = threshold_names(findings.manifest)
-    if not names or findings.probability is None or (len(names) > 1 and findings.cue is None):
-        return None
-    return Rule(*(threshold(findings.manifest, name) for name in names))
+    return None if findings.is_edited else findings.rule
 
 
 def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
@@ -56,8 +43,9 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
 
     Returns
     -------
-    The first is small and goes into JSON; the second are arrays, gzipped, in base64: `pet`, `ct` and `cue` in levels,
-    `labels`, and of each voxel that could be in the mask `index`, `suv`, `peak`, `probability` and `on_cue`.
+    The first is small and goes into JSON; the second are arrays, gzipped, in base64: `pet`, `ct`, `map_probability` and
+    `map_cue` in levels, `labels`, and of each voxel that could be in the mask `index`, `suv`, `peak`, `probability` and
+    `on_cue`.
     """
     box, geometry = findings.box, findings.suv.geometry
     suv = findings.suv.array[box]
@@ -71,15 +59,16 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
         "suv_levels": suv_levels.tolist(),
         "surface_m2": findings.surface_m2,
         "rules": {"smallest_ml": findings.rules.smallest_ml, "suv_floor": findings.rules.suv_floor},
-        **dict.fromkeys(("hu_levels", "cue_levels", "rule")),
+        "map_levels": MAP_LEVELS,
+        **dict.fromkeys(("hu_levels", "rule")),
     }
     if findings.ct is not None:
         packed["ct"] = pack(to_levels(findings.ct.array[box], HU_LEVELS))
         told["hu_levels"] = HU_LEVELS.tolist()
     probability, cue = (None if v is None else v.canonical().array[box] for v in (findings.probability, findings.cue))
-    if cue is not None:
-        packed["cue"] = pack((cue * CUE_LEVELS + 0.5).astype(np.uint8))
-        told["cue_levels"] = CUE_LEVELS
+    for name, array in ("probability", probability), ("cue", cue):
+        if array is not None:
+            packed[f"map_{name}"] = pack((array * MAP_LEVELS + 0.5).astype(np.uint8))
     rule = rule_of(findings)
     if rule is not None and probability is not None:
         told["rule"] = {"off": rule.off, "on": rule.on, "cue": rule.cue, "least": least_threshold(rule)}

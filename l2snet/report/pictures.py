@@ -11,6 +11,7 @@ import numpy as np
 
 from l2snet.errors import MissingPackageError
 from l2snet.report.shades import enlarged, fused, inverse_grey, stroke
+from l2snet.report.strings import STRINGS, printable
 from l2snet.report.views import CORONAL, LESION, SAGITTAL, View, projection, warm_box
 from l2snet.volume import Array, Volume
 
@@ -78,7 +79,7 @@ def draw(views: Sequence[View], path: Path, title: str, max_suv: float, inches: 
         _draw_view(ax, view, max_suv)
     _scale_bar(axes[0], views[0])
     _suv_bar(figure, axes, views[0].ct is not None, max_suv)
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.suptitle(printable(title), fontsize=11, parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -104,12 +105,13 @@ def _draw_view(ax: Any, view: View, max_suv: float) -> None:
         for line in mark.lines:
             ax.plot(line[:, 0], line[:, 1], color=colour, ls=style, lw=1.5, path_effects=halo)
         if mark.place is not None:
-            text = {"color": "white" if dark else colour, "fontsize": 8, "weight": "bold", "path_effects": halo}
+            text = {"color": "white" if dark else "black", "fontsize": 8, "weight": "bold", "path_effects": halo}
             ax.text(*mark.place, str(mark.number), ha="center", va="center", **text)
     marks = {"color": "white" if dark else "0.35", "fontsize": 9, "va": "center", "path_effects": halo}
-    ax.text(0.012 * width + 2, height / 2, view.ends[0], ha="left", **marks)
-    ax.text(0.988 * width - 2, height / 2, view.ends[1], ha="right", **marks)
-    ax.set_title(view.name, fontsize=9, color="0.3", pad=3)
+    said = STRINGS["pictures"]
+    ax.text(0.012 * width + 2, height / 2, said["letters"][view.ends[0]], ha="left", **marks)
+    ax.text(0.988 * width - 2, height / 2, said["letters"][view.ends[1]], ha="right", **marks)
+    ax.set_title(said[view.name], fontsize=9, color="0.3", pad=3)
     ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     ax.set_anchor("N")
     ax.spines[:].set_color("0.85")
@@ -122,7 +124,8 @@ def _scale_bar(ax: Any, view: View) -> None:
         return
     colour = "white" if view.ct is not None else "black"
     ax.plot([8, 8 + SCALE_MM], [height - 8] * 2, color=colour, lw=2, solid_capstyle="butt")
-    ax.text(8 + SCALE_MM / 2, height - 12, "10 cm", color=colour, fontsize=8, ha="center", va="bottom")
+    text = {"color": colour, "fontsize": 8, "ha": "center", "va": "bottom"}
+    ax.text(8 + SCALE_MM / 2, height - 12, STRINGS["pictures"]["scale"], **text)
 
 
 def _suv_bar(figure: Any, axes: Any, is_fused: bool, max_suv: float) -> None:
@@ -135,6 +138,6 @@ def _suv_bar(figure: Any, axes: Any, is_fused: bool, max_suv: float) -> None:
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, max_suv), colours), ax=axes, shrink=0.5, aspect=30, pad=0.01, fraction=0.04
     )
-    bar.set_label("SUV", fontsize=9)
+    bar.set_label(STRINGS["pictures"]["suv"], fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_edgecolor("0.7")

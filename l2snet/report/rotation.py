@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from l2snet.report.shades import LESION_COLOURS, image_library, inverse_grey, rgb
+from l2snet.report.strings import STRINGS
 from l2snet.report.views import Box
 from l2snet.volume import Array, Volume
 
@@ -74,7 +75,8 @@ def _lettered(frame: Array, at: int) -> Array:
     picture = image_library().fromarray(frame)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTER_PIXELS)
     height, width = frame.shape[:2]
-    for text, x, anchor in zip(ends(at), (LETTER_MARGIN, width - LETTER_MARGIN), ("lm", "rm"), strict=True):
+    letters = ["".join(STRINGS["pictures"]["letters"][end] for end in side) for side in ends(at)]
+    for text, x, anchor in zip(letters, (LETTER_MARGIN, width - LETTER_MARGIN), ("lm", "rm"), strict=True):
         where, colour = (x, height / 2), (LETTER_GREY,) * 3
         pen.text(where, text, colour, font, anchor, stroke_width=2, stroke_fill=(255,) * 3)
     return np.asarray(picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -36,3 +37,8 @@ def shown(value: float | None, key: str) -> str:
     if value is None or math.isnan(value):
         return str(STRINGS["undefined"])
     return f"{value:.{DIGITS.get(key, 0)}f}"
+
+
+def printable(text: str) -> str:
+    """Text without halves of characters, from a file name that is not UTF-8: they can be neither written nor drawn."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)

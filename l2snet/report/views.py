@@ -51,10 +51,10 @@ class View:
 
     Attributes
     ----------
-    name : as a reader knows it, such as "coronal".
+    name : "coronal", "sagittal" or "axial"; what a reader is told is in `strings.json`.
     suv : (rows, columns) float32, the first row at the top.
     size_mm : (height, width).
-    ends : what lies at the left and the right edge, such as ("R", "L").
+    ends : what lies at the left and the right edge, such as ("R", "L"); their letters are in `strings.json`.
     ct : HU on the same pixels; None for a projection, or without a CT.
     marks : what is outlined, in the order in which it is drawn.
     """
@@ -96,17 +96,17 @@ def projection(suv: Volume, layers: Mapping[str, Array], axis: int, box: Box) ->
     spacing = suv.geometry.spacing_mm
     pixel = (spacing[0], spacing[3 - axis])
     image = suv.array[box].max(axis=axis)[::-1]
-    shadows = {}
+    lines = {}
     for kind, labels in layers.items():
         inside = labels[box]
         for number, place in enumerate(ndimage.find_objects(inside), start=1):
             if place is not None:
-                shadow = np.zeros(image.shape, bool)
-                shadow[place[0], place[3 - axis]] = (inside[place] == number).any(axis=axis)
-                shadows[kind, number] = shadow[::-1]
+                shadow = (inside[place] == number).any(axis=axis)[::-1]
+                corner = (len(image) - place[0].stop, place[3 - axis].start)
+                lines[kind, number] = lines_around(shadow, pixel, corner)
     name, ends = ("coronal", ("R", "L")) if axis == CORONAL else ("sagittal", ("A", "P"))
     size_mm = _size_mm(image, pixel)
-    return View(name, image, size_mm, ends, marks=_marks(shadows, pixel, size_mm))
+    return View(name, image, size_mm, ends, marks=_marks(lines, size_mm))
 
 
 def axial(suv: Volume, ct: Volume | None, labels: Array, number: int, place: Box, box: Box) -> View:
@@ -123,9 +123,9 @@ def axial(suv: Volume, ct: Volume | None, labels: Array, number: int, place: Box
     z = slice_through(suv.array, labels, number, place)
     image, plane = suv.array[z][box[1:]], labels[z][box[1:]]
     hu = None if ct is None else ct.array[z][box[1:]]
-    shadows = {(LESION, int(k)): plane == k for k in np.unique(plane[plane > 0])}
+    lines = {(LESION, int(k)): lines_around(plane == k, (dy, dx)) for k in np.unique(plane[plane > 0])}
     size_mm = _size_mm(image, (dy, dx))
-    return View("axial", image, size_mm, ("R", "L"), hu, _marks(shadows, (dy, dx), size_mm))
+    return View("axial", image, size_mm, ("R", "L"), hu, _marks(lines, size_mm))
 
 
 def slice_through(suv: Array, labels: Array, number: int, place: Box) -> int:
@@ -136,30 +136,27 @@ def slice_through(suv: Array, labels: Array, number: int, place: Box) -> int:
     return int(place[0].start + max(best, key=lambda z: near[z][inside[z]].max()))
 
 
-def lines_around(shadow: Array, pixel_mm: tuple[float, float]) -> list[Array]:
-    """Closed lines, (n, 2) of (x, y) in mm, around a (rows, columns) mask."""
+def lines_around(shadow: Array, pixel_mm: tuple[float, float], corner: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+    """Closed lines, (n, 2) of (x, y) in mm of the view, around a (rows, columns) mask of its part from `corner` on."""
     from contourpy import contour_generator
 
     rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     if not len(rows):
-        return []
+        return ()
     top, left = int(rows[0]), int(columns[0])
     part = np.pad(shadow[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
     found = contour_generator(z=part).lines(0.5)
     # Voxel centres lie half a pixel inside the edge; the padding shifts by one.
-    shift = np.array([left - 0.5, top - 0.5])
-    return [(line + shift) * pixel_mm[::-1] for line in found]
+    shift = np.array([corner[1] + left - 0.5, corner[0] + top - 0.5])
+    return tuple((line + shift) * pixel_mm[::-1] for line in found)
 
 
 def _size_mm(image: Array, pixel_mm: tuple[float, float]) -> tuple[float, float]:
     return image.shape[0] * pixel_mm[0], image.shape[1] * pixel_mm[1]
 
 
-def _marks(
-    shadows: Mapping[tuple[str, int], Array], pixel_mm: tuple[float, float], size_mm: tuple[float, float]
-) -> tuple[Mark, ...]:
-    """Outlines of (rows, columns) masks by kind and number; those of lesions get a place for the number."""
-    lines = {key: tuple(lines_around(shadow, pixel_mm)) for key, shadow in shadows.items()}
+def _marks(lines: Mapping[tuple[str, int], tuple[Array, ...]], size_mm: tuple[float, float]) -> tuple[Mark, ...]:
+    """Marks of outlines by kind and number; those of lesions get a place for the number."""
     boxes = {
         number: (np.concatenate(found).min(axis=0), np.concatenate(found).max(axis=0))
         for (kind, number), found in lines.items()

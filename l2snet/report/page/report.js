@@ -75,7 +75,7 @@
     const highest = Number(window_.max), darkest = Number(window_.value), steps = 64;
     const values = Array.from({ length: steps + 1 }, (_, i) => 1 - Math.min(1, (i / steps) ** 2 * highest / darkest));
     document.querySelectorAll("#suv-window feComponentTransfer > *").forEach(part => part.setAttribute("tableValues", values.join(" ")));
-    for (const shown of [window_.nextElementSibling, document.getElementById("suv-window-text")]) shown.textContent = darkest;
+    for (const shown of [window_.nextElementSibling, document.getElementById("suv-window-text")]) shown.textContent = L2S.short(darkest);
   };
   window_.addEventListener("input", setWindow);
 

@@ -7,6 +7,9 @@ L2S.data = id => JSON.parse(document.getElementById(id).textContent);
 L2S.format = (value, key, digits, none) =>
   value === null || value === undefined || Number.isNaN(value) ? none : Number(value).toFixed(digits[key] ?? 0);
 
+/* What a slider stands at: three digits are as fine as anyone sets it. */
+L2S.short = value => String(Number(Number(value).toPrecision(3)));
+
 /* Sort the rows of a table's body; the same head again turns it round. A column is sorted as numbers where it holds nothing
    but numbers and `none`, which comes last; else as text, in which 9 comes before 12a. */
 L2S.sortable = (table, none) => {

@@ -4,6 +4,8 @@
   const data = L2S.data("l2snet-data"), told = data.viewer, text = data.text.viewer;
   const get = id => document.getElementById(id), note = get("stage-note");
   const CT_WINDOWS = { soft: [-160, 240], lung: [-1350, 150], bone: [-450, 1050] };
+  /* Name, colours and the least that is shown of each map. */
+  const MAPS = [["probability", "viridis", 0.05], ["cue", "cool", 0.1]];
   const UINT8 = 2, FLOAT32 = 16;
   let slices, solid, layers = {}, found = null, wanted = null;
 
@@ -56,13 +58,12 @@
     layers.pet = await image("pet", pet, FLOAT32, "hot", [0, highest], petOpacity);
     const lesions = Uint8Array.from(new Uint32Array(await unpack("labels")), colourOf);
     layers.mask = await image("mask", lesions, UINT8, "red", [0, data.colours.length], Number(get("mask-opacity").value));
-    if (told.rule) {
-      await unpackCandidates();
-      const probability = new Float32Array(nx * ny * nz);
-      found.index.forEach((at, i) => { probability[at] = found.probability[i]; });
-      layers.probability = await image("probability", probability, FLOAT32, "viridis", [told.rule.least, 1], 0);
+    if (told.rule) await unpackCandidates();
+    for (const [name, colours, least] of MAPS) {
+      if (!has(`map_${name}`)) continue;
+      const values = Float32Array.from(new Uint8Array(await unpack(`map_${name}`)), v => v / told.map_levels);
+      layers[name] = await image(name, values, FLOAT32, colours, [least, 1], 0);
     }
-    if (has("cue")) layers.cue = await image("cue", Float32Array.from(new Uint8Array(await unpack("cue")), v => v / told.cue_levels), FLOAT32, "cool", [0.1, 1], 0);
     const half = [[hx, hy, hz], coarseAffine];
     layers.solidPet = await image("pet3d", coarser(pet), FLOAT32, "cloud", [0, highest], 1, ...half);
     layers.solidMask = await image("mask3d", coarser(lesions), UINT8, "red", [0, data.colours.length], 1, ...half);
@@ -114,7 +115,7 @@
     /* Over a CT, what is cold is left out. */
     layers.pet.cal_min = shown === "fused" ? 0.1 * Number(get("pet-max").value) : 0;
     layers.pet.cal_max = layers.solidPet.cal_max = Number(get("pet-max").value);
-    get("pet-max").nextElementSibling.textContent = get("pet-max").value;
+    get("pet-max").nextElementSibling.textContent = L2S.short(get("pet-max").value);
     layers.mask.opacity = Number(get("mask-opacity").value);
     for (const name of ["probability", "cue"]) if (layers[name]) layers[name].opacity = get(`show-${name}`)?.checked ? 0.7 : 0;
     slices.opts.backColor = inverse && shown === "pet" ? [1, 1, 1, 1] : [0, 0, 0, 1];
@@ -156,23 +157,27 @@
       notice: text.moved.replace("{now}", said(now)).replace("{before}", said(told.rule)),
     };
   };
+  /* Many lesions take a moment: they are measured when the slider rests. */
   let timer = 0;
   const threshold = () => {
     document.querySelectorAll(".threshold").forEach(slider => { slider.nextElementSibling.textContent = Number(slider.value).toFixed(2); });
+    get("lesions").ariaBusy = "true";
+    clearTimeout(timer);
+    timer = setTimeout(remeasure, 120);
+  };
+  const remeasure = () => {
     const now = rule(), same = now.off === told.rule.off && now.on === told.rule.on;
     const measured = L2S.measure(found, told, now);
     const other = same ? null : toldOf(now);
     L2S.show(same ? data.rows : measured.rows, same ? data.totals : measured.totals, other);
     get("reset").disabled = same;
     get("threshold-note").textContent = same ? text.as_made : other.notice;
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      layers.mask.img.fill(0);
-      measured.lesions.forEach((part, k) => part.forEach(i => { layers.mask.img[found.index[i]] = colourOf(k + 1); }));
-      layers.solidMask.img.set(coarser(layers.mask.img));
-      slices.updateGLVolume();
-      solid.updateGLVolume();
-    }, 120);
+    layers.mask.img.fill(0);
+    measured.lesions.forEach((part, k) => part.forEach(i => { layers.mask.img[found.index[i]] = colourOf(k + 1); }));
+    layers.solidMask.img.set(coarser(layers.mask.img));
+    slices.updateGLVolume();
+    solid.updateGLVolume();
+    get("lesions").ariaBusy = "false";
   };
 
   const listen = () => {
