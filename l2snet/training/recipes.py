@@ -239,9 +239,9 @@ class StepByStepRecipe(Recipe):
         return MovingAverage(rule, self.steps_per_epoch)
 
 
-# For a CPU core each in bf16, at random start: about three hours for the localizer, one and a half for the
-# segmenter. Strides let a window hold most of a torso; organs and weight on hot voxels teach in every window, where
-# lesions teach in few; and a body upside down is anatomy that a short training can spare.
+# For two CPU cores in bf16, at random start. The localizer sees half a body on coarser pixels, and organs and weight on
+# hot pixels teach in every slice, where lesions teach in few; the segmenter sees surroundings at full resolution.
+# Flipped left to right only: a body upside down is anatomy that a short training can spare.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
     epochs=60,
@@ -262,27 +262,25 @@ SMALL_LOCALIZER = LocalizerRecipe(
 )
 SMALL_SEGMENTER = SegmenterRecipe(
     name="small",
-    epochs=80,
+    epochs=45,
     steps_per_epoch=50,
-    crop=(64, 128, 160),
+    crop=(64, 96, 80),
     window=(128, 192, 160),
-    stride=(2, 2, 2),
     mirror_axes=(2,),
-    lesion_share=0.5,
+    lesion_share=0.4,
     hot_share=0.25,
     cut_share=0.15,
     ct_dropout=0.1,
-    hot_weight=20.0,
-    organ_weight=1.0,
-    norm="batch",
+    bce_weight=5.0,
+    norm="channels",
     optimizer="adamw",
-    learning_rate=3e-3,
+    learning_rate=1e-3,
     weight_decay=1e-2,
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=30, learning_rate=3e-4)
-MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=60, learning_rate=1.5e-3)
+MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", learning_rate=5e-4)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
     "small": SMALL_LOCALIZER,
@@ -293,7 +291,7 @@ SEGMENTERS = {
     "paper": SegmenterRecipe(),
     "small": SMALL_SEGMENTER,
     "more": MORE_SEGMENTER,
-    "brief": replace(MORE_SEGMENTER, name="brief", epochs=8, learning_rate=3e-4),
+    "brief": replace(MORE_SEGMENTER, name="brief", epochs=8, learning_rate=2e-4),
 }
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
