@@ -73,10 +73,11 @@ class SliceDataset(Dataset[Sample]):
         half = self.recipe.slices // 2
         ys = np.clip(np.arange(y - half, y + half + 1), 0, case.suv.shape[1] - 1)
         start = random_start((case.suv.shape[0], case.suv.shape[2]), self.recipe.crop, rng, held)
-        labels = [_crop_with_margin(case.lesions[:, y], start, self.recipe.crop)]
+        planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
+        lesions = _crop_with_margin(case.lesions[:, y], start, self.recipe.crop)
+        labels = [lesions * (planes[half] >= self.recipe.lesion_floor)]
         if self.recipe.organ_weight:
             labels.append(_organ_crop(case, start, self.recipe.crop, y))
-        planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
         data = {"image": torch.from_numpy(planes), "segmentation": torch.from_numpy(np.stack(labels))}
         data = self.transforms(**data)
         sample = _sample(torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"], self.recipe)
@@ -117,7 +118,8 @@ class WindowDataset(Dataset[Sample]):
             start = _centred(case.hot_voxels[rng.integers(len(case.hot_voxels))], recipe.crop, rng)
         else:
             start = random_start(case.suv.shape, recipe.crop, rng)
-        pet = recipe.pet(_crop_with_margin(case.suv, start, recipe.crop))
+        suv = _crop_with_margin(case.suv, start, recipe.crop)
+        pet = recipe.pet(suv)
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
         ct = (
@@ -125,7 +127,7 @@ class WindowDataset(Dataset[Sample]):
             if ct_array is None
             else recipe.ct(_crop_with_margin(ct_array, start, recipe.crop, recipe.ct.low))
         )
-        labels = [_crop_with_margin(case.lesions, start, recipe.crop)]
+        labels = [_crop_with_margin(case.lesions, start, recipe.crop) * (suv >= recipe.lesion_floor)]
         if recipe.organ_weight:
             labels.append(_organ_crop(case, start, recipe.crop))
         data = {

@@ -85,6 +85,7 @@ class PolynomialRecipe(Recipe):
     bce_weight: float = 1.0  # of the cross-entropy beside Dice; small windows without lesion teach through it alone
     hot_weight: float = 0.0  # more weight of voxels that are hot or lesion: what is hard to tell apart
     organ_weight: float = 0.0  # of the cross-entropy over organs, beside the lesions', where cases have organ maps
+    lesion_floor: float = 0.0  # SUV below which no voxel is taught as lesion: an anatomical truth holds cold tissue
     warmup_steps: int = 0  # over which the rate rises from zero
 
     def learning_rate_at(self, step: int) -> float:
@@ -239,21 +240,19 @@ class StepByStepRecipe(Recipe):
         return MovingAverage(rule, self.steps_per_epoch)
 
 
-# For two CPU cores in bf16, at random start. The localizer sees half a body on coarser pixels, and organs and weight on
-# hot pixels teach in every slice, where lesions teach in few; the segmenter sees surroundings at full resolution.
-# Flipped left to right only: a body upside down is anatomy that a short training can spare.
+# For two CPU cores in bf16, at random start, at full resolution. Flipped left to right only: a body upside down is
+# anatomy that a short training can spare.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
-    epochs=60,
+    epochs=80,
     steps_per_epoch=50,
     batch=8,
-    crop=(384, 320),  # a torso, and the arms beside it
-    stride=2,
-    lesion_share=0.5,
-    hot_share=0.25,
+    crop=(128, 160),
+    lesion_share=0.4,
+    hot_share=0.3,
     cut_share=0.15,
-    hot_weight=10.0,
-    organ_weight=1.0,
+    bce_weight=5.0,
+    lesion_floor=1.5,
     optimizer="adamw",
     learning_rate=5e-4,
     weight_decay=1e-2,
@@ -272,6 +271,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     cut_share=0.15,
     ct_dropout=0.1,
     bce_weight=5.0,
+    lesion_floor=1.5,
     norm="channels",
     optimizer="adamw",
     learning_rate=1e-3,
@@ -279,7 +279,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
-MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=30, learning_rate=3e-4)
+MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=60, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", learning_rate=5e-4)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
