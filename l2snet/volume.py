@@ -36,6 +36,10 @@ READABLE_SUFFIXES = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
 # Not .mhd: its voxels lie in a second file, and two files cannot be renamed at once.
 WRITABLE_SUFFIXES = (".mha", ".nii", ".nii.gz", ".nrrd")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+INTEGER_PIXELS = (
+    *(sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64),
+    *(sitk.sitkInt8, sitk.sitkInt16, sitk.sitkInt32, sitk.sitkInt64),
+)
 
 
 @dataclass(frozen=True)
@@ -217,12 +221,13 @@ class Volume:
         return cls(sitk.GetArrayFromImage(image), _itk_geometry(image))
 
 
-def read_volume(path: Path, what: str) -> Volume:
+def read_volume(path: Path, what: str, keep_integers: bool = False) -> Volume:
     """Read a 3D scalar image as float32 (.mha, .nii.gz, .nrrd, or what else SimpleITK reads).
 
     Parameters
     ----------
     what : how errors call the image, such as "PET".
+    keep_integers : leave integers in the file's own type: a mask of bytes takes a quarter of the memory.
 
     Raises
     ------
@@ -242,7 +247,7 @@ def read_volume(path: Path, what: str) -> Volume:
             )
         _check_complete(path, reader, what)
         geometry = _itk_geometry(reader)
-        volume = Volume(_voxels(path, reader), geometry)
+        volume = Volume(_voxels(path, reader, keep_integers), geometry)
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(what) else f"{what}: {path.name}: {message}") from error
@@ -250,7 +255,7 @@ def read_volume(path: Path, what: str) -> Volume:
         raise InputError(
             f"{what}: {path.name} cannot be read: it is cut off, damaged or not what its ending says ({reason(error)})"
         ) from error
-    if not np.isfinite(volume.array).all():
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
         bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
         raise InputError(f"{what}: {path.name} holds {bad} voxels that are NaN or infinite; expected finite numbers")
     return volume
@@ -279,8 +284,11 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
         ) from error
 
 
-def _voxels(path: Path, reader: sitk.ImageFileReader) -> Array:
-    """(z, y, x) float32. NIfTI goes through nibabel: ITK fills a file that is cut off, and NaN, with zeros."""
+def _voxels(path: Path, reader: sitk.ImageFileReader, keep_integers: bool) -> Array:
+    """(z, y, x), float32 but for kept integers.
+
+    NIfTI goes through nibabel: ITK fills a file that is cut off, and NaN, with zeros.
+    """
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         from nibabel import filebasedimages, load, spatialimages
 
@@ -291,9 +299,14 @@ def _voxels(path: Path, reader: sitk.ImageFileReader) -> Array:
         pixdim = image.header["pixdim"][1:4]
         if not (np.isfinite(pixdim) & (pixdim > 0)).all():
             raise InputError(f"a voxel spacing of {pixdim.tolist()} mm was found; expected positive numbers")
-        array: Array = image.get_fdata(dtype=np.float32, caching="unchanged")
+        data = image.dataobj
+        is_plain = data.dtype.kind in "iu" and (data.slope, data.inter) == (1, 0)
+        array: Array = (
+            np.array(data) if keep_integers and is_plain else image.get_fdata(dtype=np.float32, caching="unchanged")
+        )
         return np.ascontiguousarray(array.reshape(array.shape[:3]).T)
-    reader.SetOutputPixelType(sitk.sitkFloat32)
+    if not (keep_integers and reader.GetPixelID() in INTEGER_PIXELS):
+        reader.SetOutputPixelType(sitk.sitkFloat32)
     return sitk.GetArrayFromImage(reader.Execute())  # type: ignore[no-any-return]
 
 

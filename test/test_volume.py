@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -348,6 +349,27 @@ def test_voxels_of_any_type_are_read_as_float32(tmp_path: Path, dtype: type):
     back = read_volume(tmp_path / "image.mha", "CT").array
     assert back.dtype == np.float32
     assert back.ravel().tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float32, np.float64])
+def test_integers_may_stay_as_the_file_has_them(tmp_path: Path, suffix: str, dtype: type):
+    volume = Volume((numbered(PLAIN).array % 100).astype(dtype), PLAIN)
+    write_volume(volume, tmp_path / f"image{suffix}", compress=True)
+    found = read_volume(tmp_path / f"image{suffix}", "PET", keep_integers=True)
+    assert found.array.dtype == (dtype if np.issubdtype(dtype, np.integer) else np.float32)
+    assert found.geometry.matches(PLAIN)
+    np.testing.assert_array_equal(found.array, volume.array)
+
+
+def test_scaled_integers_are_no_integers(tmp_path: Path):
+    """A NIfTI file of bytes 0 to 9 with a slope of 0.5 holds 0 to 4.5."""
+    values = np.arange(10, dtype=np.uint8).reshape(1, 2, 5)
+    image = nibabel.Nifti1Image(values, np.eye(4))
+    image.header.set_slope_inter(0.5, 0.0)
+    nibabel.save(image, tmp_path / "image.nii.gz")
+    found = read_volume(tmp_path / "image.nii.gz", "PET", keep_integers=True).array
+    np.testing.assert_array_equal(found, values.T / np.float32(2))
 
 
 def test_negative_int16_hu_are_kept(tmp_path: Path):

@@ -19,7 +19,7 @@ from l2snet.evaluation.pairs import find_mask, find_truths, mask_in, read_mask, 
 from l2snet.evaluation.records import Records, fingerprint, write_json
 from l2snet.evaluation.summary import LEVEL, RESAMPLES, SEED, Row, markdown, summaries
 from l2snet.files import write_text
-from l2snet.parallel import run_jobs
+from l2snet.parallel import keep_freed_memory, run_jobs
 from l2snet.progress import track
 from l2snet.volume import Array, Geometry
 
@@ -124,6 +124,7 @@ def evaluate(
     InputError : a folder holds no mask.
     L2SNetError : a worker was killed. A case that fails is in the result instead.
     """
+    keep_freed_memory()
     settings = settings or Settings()
     rows = row_names(predictions)
     truths = find_truths(truth)

@@ -169,7 +169,7 @@ def confusion(truth: Array, prediction: Array) -> Confusion:
         from grand_challenge_metrics.stats import calculate_confusion_matrix
     except ImportError as error:
         raise MissingPackageError("evaluation", "evaluate") from error
-    truth, prediction = truth.astype(bool), prediction.astype(bool)
+    truth, prediction = truth.astype(bool, copy=False), prediction.astype(bool, copy=False)
     # It goes over its input for every entry, so it gets only the voxels that are in a mask. Its Dice is float32 and
     # warns of 0/0, so Dice is taken from its counts.
     either = truth | prediction
@@ -188,10 +188,11 @@ def components(mask: Array, other: Array) -> Components:
         import cc3d
     except ImportError as error:
         raise MissingPackageError("evaluation", "evaluate") from error
-    mask, other = mask.astype(bool), other.astype(bool)
+    mask, other = mask.astype(bool, copy=False), other.astype(bool, copy=False)
     labels, count = cc3d.connected_components(mask, connectivity=NEIGHBOURS, return_N=True)
+    inside, touches = labels[mask], other[mask]
     voxels, overlap = (
-        np.bincount(labels[where], minlength=count + 1)[1:].astype(np.int64) for where in (mask, mask & other)
+        np.bincount(found, minlength=count + 1)[1:].astype(np.int64) for found in (inside, inside[touches])
     )
     return Components(labels, voxels, overlap)
 
@@ -237,7 +238,7 @@ def _surface(mask: Array) -> Array:
 
 def _boxed(truth: Array, prediction: Array) -> tuple[Array, Array]:
     """Both masks as bool, cut to the box that holds them: most of a body is neither."""
-    truth, prediction = truth.astype(bool), prediction.astype(bool)
+    truth, prediction = truth.astype(bool, copy=False), prediction.astype(bool, copy=False)
     either = truth | prediction
     box: tuple[slice, ...] = ()
     for axis in range(3):

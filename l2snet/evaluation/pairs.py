@@ -129,7 +129,7 @@ def read_mask(path: Path, what: str) -> tuple[Array, Geometry]:
     ------
     InputError : the file cannot be read, or holds anything but 0 and 1.
     """
-    volume = read_volume(path, what)
+    volume = read_volume(path, what, keep_integers=True)
     mask = volume.array == 1
     if np.count_nonzero(volume.array) != np.count_nonzero(mask):
         other = volume.array[(volume.array != 0) & ~mask].flat[0]
