@@ -85,7 +85,10 @@ class NetworkConfig:
 
     @property
     def seen_cases(self) -> frozenset[str]:
-        """Names of the cases that training, what it started from, the localizers of its cues, or calibration saw."""
+        """Names of the cases that training, what it started from, the localizers of its cues, or calibration saw.
+
+        Names of their patients are among them, where they differ; older configs have none.
+        """
         records = [self.trained, self.trained.get("start", {}), *self.trained.get("cues", {}).get("localizers", [])]
         trained = {name for record in records for name in record.get("cases", [])}
         return frozenset(trained.union(self.trained.get("calibrated_on", [])))

@@ -19,11 +19,11 @@ from l2snet.errors import InputError
 from l2snet.evaluation.summary import Row
 from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM
-from l2snet.sources.autopet import write_donors
+from l2snet.sources.autopet import patients_among, patients_of, with_patients, write_donors
 from l2snet.training import crossval as module
 from l2snet.training import train
 from l2snet.training.cache import CachedCase
-from l2snet.training.crossval import WITHOUT_CUE, Setup, crossval, patients_of, split
+from l2snet.training.crossval import WITHOUT_CUE, Setup, crossval, split
 from l2snet.training.datasets import WindowDataset
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.volume import Geometry, Volume, write_volume
@@ -155,6 +155,8 @@ def test_the_patient_is_the_first_folder(data: Path, bodies: Path) -> None:
     assert found["first"] == found["second"] == "p1"
     assert found["only4"] == "p4"
     assert found["body_20"] == "body_20"
+    assert patients_among(["second", "p4", "elsewhere"], found) == {"p1", "p4", "elsewhere"}
+    assert with_patients(["second", "body_20"], found) == ["body_20", "p1", "second"]
 
 
 def test_no_step_sees_its_test_cases(tmp_path: Path, data: Path, bodies: Path) -> None:
@@ -165,7 +167,9 @@ def test_no_step_sees_its_test_cases(tmp_path: Path, data: Path, bodies: Path) -
     assert sorted(name for names in tests for name in names) == sorted(everything)
     for number, names in enumerate(tests):
         fold = out / f"fold_{number}"
-        kept = (everything - set(names)) | {"body_20", "body_21"}
+        cases = (everything - set(names)) | {"body_20", "body_21"}
+        patients = patients_of([data, bodies])
+        kept = {*cases, *(patients[case] for case in cases)}
         for folder in ("weights/localizer", "weights/segmenter", "without_cue/segmenter"):
             config = read_config(fold / folder)
             assert set(config.trained["cases"]) == kept
@@ -175,7 +179,7 @@ def test_no_step_sees_its_test_cases(tmp_path: Path, data: Path, bodies: Path) -
         assert cues["cases_their_localizer_was_trained_on"] == []  # cues are out-of-fold
         inner = [set(read_config(fold / f"inner_{i}/localizer").trained["cases"]) for i in range(2)]
         assert inner[0] | inner[1] == kept
-        assert not inner[0] & inner[1]
+        assert not inner[0] & inner[1]  # no patient is in both
         assert not list(fold.rglob("checkpoint.safetensors"))
     assert not list((tmp_path / "cache").rglob("cue-*.npy"))
     assert list(table) == [
@@ -281,8 +285,9 @@ def test_weights_that_saw_a_test_case_are_refused(tmp_path: Path, data: Path, bo
     setup = replace(SETUP, pretrained=weights)
     with pytest.raises(InputError, match="which would be tested"):
         crossval([data], tmp_path / "more", setup, tmp_path / "cache", only=[])
-    # Another study of a patient whom the weights know by the name of one.
-    seen = min(read_config(weights / "localizer").seen_cases)
+    # Another study of a patient.
+    seen = max(read_config(weights / "localizer").seen_cases)
+    assert seen in {"p5", "p6"}
     write_study(tmp_path / "again" / seen / "later", 40)
     with pytest.raises(InputError, match=f"was trained on {seen}, which would be tested"):
         crossval([tmp_path / "again"], tmp_path / "more", setup, tmp_path / "cache", only=[])

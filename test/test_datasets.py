@@ -232,6 +232,17 @@ def test_cases_know_their_data_folder(tmp_path: Path, studies: list[str], caplog
         train.cached_cases([tmp_path / "data", tmp_path / "more"], tmp_path / "cache", {"d"}, False)
 
 
+def test_what_learns_from_a_study_has_seen_its_patient(tmp_path: Path, studies: list[str]) -> None:
+    """Also where the study was cached before, as a study on its own."""
+    (tmp_path / "patients" / "p1").mkdir(parents=True)
+    (tmp_path / "data" / "a").rename(tmp_path / "patients" / "p1" / "a")
+    alone = train.cached_cases([tmp_path / "patients" / "p1"], tmp_path / "cache")
+    assert train.learnt_from(alone) == ["a"]
+    (tmp_path / "data" / "b").rename(tmp_path / "patients" / "b")
+    cached = train.cached_cases([tmp_path / "patients"], tmp_path / "cache")
+    assert train.learnt_from(cached) == ["b", "a", "p1"]
+
+
 def test_a_cache_of_other_data_is_refused(tmp_path: Path, studies: list[str]) -> None:
     train.cache_study(tmp_path / "data" / "a", tmp_path / "cache", False)
     for folder, resample_ct in ((tmp_path / "other" / "a", False), (tmp_path / "data" / "a", True)):

@@ -313,6 +313,18 @@ def test_a_case_in_two_stores_is_refused(data: Path, tmp_path: Path) -> None:
         stored_cases([path, data], tmp_path / "cache")
 
 
+def test_a_store_knows_the_patients_of_its_cases(tmp_path: Path) -> None:
+    """Weights trained on a study have seen its patient; a store of an earlier version says nothing."""
+    for place in ("p1/a", "b"):
+        case = make_case(place[-1], size=(20, 22, 24))
+        assert case.ct is not None
+        assert case.lesions is not None
+        for volume, file in ((case.suv, "SUV"), (case.ct, "CTres"), (case.lesions, "SEG")):
+            write_volume(volume, tmp_path / "data" / place / f"{file}.nii.gz", compress=True)
+    prepare_store([tmp_path / "data"], tmp_path / "cases.lmdb")
+    assert learnt_from(open_store(tmp_path / "cases.lmdb")) == ["a", "b", "p1"]
+
+
 def test_a_store_knows_whose_tumours_its_bodies_may_hold(tmp_path: Path) -> None:
     """Weights trained on them have seen these patients."""
     path = tmp_path / "cases.lmdb"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_step_by_step_training import TINY
 
 from l2snet.cli import main
 from l2snet.errors import InputError
+from l2snet.sources.autopet import patients_of, write_donors
 from l2snet.training import ablation, recipes
 from l2snet.training.ablation import ARMS, Ablation, named_studies, table
 from l2snet.training.step_by_step import stored_cases
@@ -64,9 +66,26 @@ def test_an_ablation_trains_pairs_and_goes_on(data: Path, tmp_path: Path, monkey
 def test_an_ablation_never_tests_on_what_it_trained_on(data: Path, tmp_path: Path) -> None:
     cases = stored_cases([data], tmp_path / "cache")
     with pytest.raises(InputError, match="a would be trained on and tested"):
-        Ablation(TINY, [0], tmp_path / "out").run(cases, named_studies([data], {"a"}))
+        Ablation(TINY, [0], tmp_path / "out").run(cases, named_studies([data], {"a"}), patients_of([data]))
     with pytest.raises(InputError, match="--hold-out names x"):
         named_studies([data], {"a", "x"})
+
+
+def test_an_ablation_never_tests_on_a_patient_it_learnt_from(data: Path, tmp_path: Path) -> None:
+    """Neither by another study of the patient, nor by a synthetic body with tumours of one."""
+    (data / "p1").mkdir()
+    for name in ("a", "ccc"):
+        (data / name).rename(data / "p1" / name)
+    shutil.copytree(data / "bb", tmp_path / "bodies" / "body")
+    write_donors(["bb"], tmp_path / "bodies" / "body")
+    trial, patients = Ablation(TINY, [0], tmp_path / "out"), patients_of([data])
+    cases = stored_cases([data], tmp_path / "cache", {"a"})
+    with pytest.raises(InputError, match="p1 would be trained on and tested"):
+        trial.run(cases, named_studies([data], {"a"}), patients)
+    cases = stored_cases([tmp_path / "bodies"], tmp_path / "cache")
+    with pytest.raises(InputError, match="bb would be trained on and tested"):
+        trial.run(cases, named_studies([data], {"bb"}), patients)
+    assert not (tmp_path / "out").exists()
 
 
 def test_table_by_hand() -> None:

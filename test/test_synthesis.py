@@ -316,7 +316,7 @@ def test_a_cohort_is_written_once_and_read_by_training(organs: Volume, tmp_path:
 def test_training_knows_whose_tumours_a_body_may_hold(organs: Volume, tmp_path: Path) -> None:
     """Weights trained on a body with the tumours of patients have seen these patients."""
     write_volume(organs, tmp_path / "maps" / "one.nii.gz", compress=True)
-    real = tmp_path / "real" / "patient"
+    real = tmp_path / "real" / "patient" / "study"
     suv = np.ones((20, 20, 20), np.float32)
     mask = np.zeros((20, 20, 20), np.uint8)
     mask[6:14, 6:14, 6:14] = 1
@@ -325,7 +325,7 @@ def test_training_knows_whose_tumours_a_body_may_hold(organs: Volume, tmp_path: 
         write_volume(Volume(array, Geometry((20, 20, 20), (4.0, 4.0, 4.0))), real / f"{name}.nii.gz", compress=True)
     for name, tumours in (("with", tmp_path / "real"), ("without", None)):
         write_cohort(tmp_path / "maps", tmp_path / name, 1, seed=5, spacing="6,6,6", tumours=tumours)
-    for name, seen in (("with", ["body_000005", "patient"]), ("without", ["body_000005"])):
+    for name, seen in (("with", ["body_000005", "patient", "study"]), ("without", ["body_000005"])):
         assert learnt_from(cached_cases([tmp_path / name], tmp_path / f"cache {name}")) == seen
 
 

@@ -590,6 +590,23 @@ def test_a_case_takes_the_cue_of_the_first_localizer_that_did_not_see_it(
     assert record["cases_their_localizer_was_trained_on"] == ["c"]
 
 
+def test_a_localizer_that_saw_another_study_of_the_patient_saw_the_case(
+    tmp_path: Path, cases: list[CachedCase]
+) -> None:
+    """Both cases are of p1: who saw either, or p1 by name, has seen both."""
+    both = [replace(case, patient="p1") for case in cases]
+    for number, seen in enumerate((["a"], ["earlier", "p1"])):
+        one = replace(fake_localizer(seen, "ab" * 32), run=lambda batch: np.full_like(batch[:, :1], 0.25))
+        two = replace(fake_localizer(["z"], "cd" * 32), run=lambda batch: np.full_like(batch[:, :1], 0.75))
+        with_cues = write_cues(both, [one, two], tmp_path / str(number))
+        assert [float(np.asarray(case.cue).flat[0]) for case in with_cues] == [0.75, 0.75]
+        record = json.loads((tmp_path / str(number) / CUES).read_text("utf-8"))
+        assert record["localizers"] == [
+            {"sha256": "ab" * 32, "cases": seen},
+            {"sha256": "cd" * 32, "cases": ["z"]},
+        ]
+
+
 def test_cues_of_another_localizer_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:
     """The cue weighs the loss: a run that goes on with another one is another run."""
     with_cues = write_cues(cases, [fake_localizer([], "ab" * 32)], tmp_path / "run")

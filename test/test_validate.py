@@ -65,6 +65,18 @@ def test_cases_that_either_network_saw_are_not_held_out(studies: Path) -> None:
         held_out([studies], method(("full",), ("empty",)))
 
 
+def test_another_study_of_a_patient_whom_the_weights_saw_is_not_held_out(tmp_path: Path) -> None:
+    """They name the patient; those that are older name studies alone, and these must be there to tell."""
+    for study in ("p1/early", "p1/late", "p2/only"):
+        (tmp_path / study).mkdir(parents=True)
+        (tmp_path / study / "SUV.nii.gz").touch()
+    for seen in (("p1", "elsewhere"), ("early",)):
+        assert [f.name for f in held_out([tmp_path], method(localizer_saw=seen))] == ["only"]
+        assert [f.name for f in held_out([tmp_path], method(segmenter_saw=seen))] == ["only"]
+    with pytest.raises(InputError, match=r"every study under .* is of a patient used to train"):
+        held_out([tmp_path], method(("p1",), ("p2",)))
+
+
 def test_weights_saw_what_they_started_from_and_what_their_cues_saw(studies: Path) -> None:
     trained = {"cases": [], "start": {"cases": ["full"]}}
     network = pet_network(LOCALIZER)

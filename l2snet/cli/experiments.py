@@ -73,6 +73,7 @@ def ablation(
     """Train and test Step-by-Step with and without its auxiliary channels, to see what they are worth."""
     require("the ablation", "train", *TRAINING, *EVALUATION)
     from l2snet.files import write_text
+    from l2snet.sources.autopet import patients_of
     from l2snet.training.ablation import Ablation, named_studies, table
     from l2snet.training.distributed import in_turn
     from l2snet.training.recipes import STEP_BY_STEPS
@@ -86,7 +87,7 @@ def ablation(
     with in_turn(options.device):
         cases = stored_cases(data, options.cache, names(hold_out), options.resample_ct)
     ablation = Ablation(chosen, numbers, out, options.device, options.workers)
-    text = table(ablation.run(cases, studies, options.resample_ct))
+    text = table(ablation.run(cases, studies, patients_of(data), options.resample_ct))
     if is_first_process():
         write_text(text, out / "table.md")
         typer.echo(text)

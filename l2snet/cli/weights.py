@@ -50,7 +50,7 @@ def validate(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the recorded tables, and compute nothing.")] = False,
 ) -> None:
-    """Score the weights on the cases of DATA that they were not trained on."""
+    """Score the weights on the cases of DATA of patients whom they were not trained on."""
     if show == bool(data):
         raise InputError("give folders with studies to score, or --show to print what is recorded")
     if (record is not None or show) and weights is not None and len(weights) > 1:
@@ -80,14 +80,15 @@ def calibrate(
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.exact,
 ) -> None:
-    """Choose the weights' thresholds on cases of DATA that they were not trained on, and write them into their configs.
+    """Choose the weights' thresholds on cases of DATA of patients whom they were not trained on, and write them down.
 
-    The least FPV + FNV among the thresholds whose mean Dice is within 0.01 of the best.
+    The configs get those of the least FPV + FNV among the thresholds whose mean Dice is within 0.01 of the best.
     """
     require("calibration", "evaluate", *EVALUATION)
     from l2snet.evaluation.calibrate import best, calibrate, write_choice
     from l2snet.evaluation.validate import held_out
     from l2snet.pipeline import L2SNet
+    from l2snet.sources.autopet import patients_of, with_patients
 
     method = L2SNet.from_weights([weights] if weights else [], device, precision)
     studies = held_out(data, method)
@@ -95,4 +96,4 @@ def calibrate(
     chosen = best(choices)
     for choice in sorted(choices, key=lambda one: one.fpv_ml + one.fnv_ml):
         typer.echo(f"{'*' if choice == chosen else ' '} {choice}")
-    write_choice(chosen, [folder.name for folder in studies], weights)
+    write_choice(chosen, with_patients((folder.name for folder in studies), patients_of(data)), weights)

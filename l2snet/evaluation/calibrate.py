@@ -85,7 +85,7 @@ def best(choices: Sequence[Choice]) -> Choice:
 
 
 def write_choice(choice: Choice, cases: Sequence[str], weights: Path | None) -> None:
-    """Write the thresholds, and on which cases they were chosen, into both configs, with their hashes.
+    """Write the thresholds, and on which cases (and patients) they were chosen, into both configs, with their hashes.
 
     Recorded tables go: they are of other thresholds.
     """

@@ -19,7 +19,7 @@ from l2snet.evaluation.summary import Row, Table, markdown, summaries
 from l2snet.pipeline import L2SNet
 from l2snet.preprocess import working_geometry
 from l2snet.progress import track
-from l2snet.sources.autopet import LESIONS, SUV, find_studies, read_study
+from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_study
 from l2snet.volume import Array
 from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
 
@@ -32,22 +32,23 @@ METRICS = "metrics.json"
 
 
 def held_out(roots: Sequence[Path], method: L2SNet) -> list[Path]:
-    """Study folders under `roots` that neither network was trained on, as their configs record it.
+    """Study folders under `roots` of patients whom neither network was trained on, as their configs record it.
 
     Raises
     ------
-    InputError : every study of a root was trained on, or two studies have one name.
+    InputError : every patient of a root was trained on, or two studies have one name.
     """
     networks = (*method.localizers, *method.segmenters)
     if any("cases" not in network.config.trained for network in networks):
         raise InputError("these weights do not say what they were trained on; no case can be called held out")
-    seen = {name for network in networks for name in network.config.seen_cases}
+    patients = patients_of(roots)
+    seen = patients_among((name for network in networks for name in network.config.seen_cases), patients)
     studies: dict[str, Path] = {}
     for root in roots:
-        new = [folder for folder in find_studies(root) if folder.name not in seen]
+        new = [folder for folder in find_studies(root) if patients[folder.name] not in seen]
         if not new:
             raise InputError(
-                f"every study under {root} was used to train these weights; a result on them would mean nothing"
+                f"every study under {root} is of a patient used to train these weights; a result would mean nothing"
             )
         for folder in new:
             if folder.name in studies:

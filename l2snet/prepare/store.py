@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l2snet.errors import InputError
 from l2snet.progress import track
-from l2snet.sources.autopet import find_studies, read_donors, read_study
+from l2snet.sources.autopet import find_studies, patients_of, read_donors, read_study
 from l2snet.training.store import start_store, write_stored
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ def prepare_store(data: Sequence[Path], path: Path, resample_ct: bool = False) -
     suffix = " with its CT resampled" if resample_ct else ""
     done = start_store(path, {name: f"{folder.resolve()}{suffix}" for name, folder in studies.items()})
     missing = [folder for name, folder in studies.items() if name not in done]
+    patients = patients_of(data)
     for folder in track(missing, "stored cases", len(missing)):
-        write_stored(read_study(folder, resample_ct, ct_optional=True), path, read_donors(folder))
+        case = read_study(folder, resample_ct, ct_optional=True)
+        write_stored(case, path, read_donors(folder), patients[folder.name])
     logger.info("%s: %d cases, %.1f MB", path, len(studies), path.stat().st_size / 1e6)

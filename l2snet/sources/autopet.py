@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from l2snet.case import AIR_HU, Case
@@ -14,7 +14,7 @@ from l2snet.volume import Volume, read_volume
 SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
 # Labels of `l2snet.organs.OrganClass`, where a study has them.
 ORGANS = "ORGANS.nii.gz"
-# Names of the cases whose tumours a synthetic study may hold: who trains on it has seen them.
+# Names of the cases whose tumours a synthetic study may hold, and of their patients: who trains on it has seen them.
 DONORS = "donors.json"
 
 
@@ -33,13 +33,34 @@ def find_studies(root: Path) -> list[Path]:
     return studies
 
 
+def patients_of(roots: Sequence[Path]) -> dict[str, str]:
+    """Study name to patient: the first folder below the root, PATIENT of ROOT/PATIENT/STUDY and STUDY of ROOT/STUDY."""
+    patients = {}
+    for root in roots:
+        for folder in find_studies(root):
+            below = folder.relative_to(root).parts
+            patients[folder.name] = below[0] if below else folder.name
+    return patients
+
+
+def patients_among(names: Iterable[str], patients: Mapping[str, str]) -> set[str]:
+    """The patients whom names of studies, or of patients, stand for; what is not in `patients` goes by its own name."""
+    return {patients.get(name, name) for name in names}
+
+
+def with_patients(names: Iterable[str], patients: Mapping[str, str]) -> list[str]:
+    """Names of studies and of their patients, in order: so that another study of a patient is known as seen too."""
+    names = set(names)
+    return sorted(names | patients_among(names, patients))
+
+
 def write_donors(names: Sequence[str], folder: Path) -> None:
-    """Note in a study folder whose tumours it may hold."""
+    """Note in a study folder whose tumours it may hold, by names of studies and patients."""
     write_text(json.dumps(sorted(names)) + "\n", folder / DONORS)
 
 
 def read_donors(folder: Path) -> list[str]:
-    """Names of the cases whose tumours a study may hold; empty for a real one."""
+    """Names of the cases whose tumours a study may hold, and of their patients; empty for a real one."""
     path = folder / DONORS
     names: list[str] = json.loads(path.read_text("utf-8")) if path.is_file() else []
     return names

@@ -16,7 +16,16 @@ from l2snet.errors import InputError
 from l2snet.files import write_text
 from l2snet.parallel import run_jobs
 from l2snet.progress import track
-from l2snet.sources.autopet import CT_RESAMPLED, LESIONS, ORGANS, SUV, read_study, write_donors
+from l2snet.sources.autopet import (
+    CT_RESAMPLED,
+    LESIONS,
+    ORGANS,
+    SUV,
+    patients_of,
+    read_study,
+    with_patients,
+    write_donors,
+)
 from l2snet.synthesis.body import SCANNER_GRIDS, VERSION, Options, synthesize
 from l2snet.synthesis.drawing import Spacing
 from l2snet.synthesis.sheet import picture_sheet
@@ -82,7 +91,10 @@ def write_cohort(
                 raise InputError(f"{folder} was made with other settings ({out / RECORD}); choose another folder")
             continue
         jobs.append(_Job(path, number, grid, folder, entry))
-    for job, _ in track(run_jobs(partial(_make, tumours=real), jobs, workers), "synthetic bodies", len(jobs)):
+    donors = with_patients((one.name for one in real), patients_of([tumours])) if tumours is not None else []
+    for job, _ in track(
+        run_jobs(partial(_make, tumours=real, donors=donors), jobs, workers), "synthetic bodies", len(jobs)
+    ):
         record[job.folder.name] = job.entry
         write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", out / RECORD)
     if sheet is not None:
@@ -101,10 +113,10 @@ class _Job:
     entry: Entry
 
 
-def _make(job: _Job, tumours: list[Tumour]) -> None:
+def _make(job: _Job, tumours: list[Tumour], donors: list[str]) -> None:
     organs = read_volume(job.organs, "organ map")
-    if tumours:
-        write_donors([one.name for one in tumours], job.folder)
+    if donors:
+        write_donors(donors, job.folder)
     _write_study(synthesize(organs, job.seed, Options(job.grid, tumours=tumours), job.folder.name), job.folder)
 
 

@@ -16,13 +16,14 @@ from l2snet.evaluation.records import Records
 from l2snet.evaluation.summary import Row
 from l2snet.evaluation.validate import score
 from l2snet.export import export_run
-from l2snet.sources.autopet import find_studies, read_study
+from l2snet.sources.autopet import find_studies, patients_among, read_study
 from l2snet.stepbystep import CHANNELS, StepByStep
 from l2snet.training.distributed import in_turn
 from l2snet.training.loop import CHECKPOINT, start_record
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.step_by_step import train_step_by_step
 from l2snet.training.store import StoredCase
+from l2snet.training.train import learnt_from
 from l2snet.weights import CONFIG, STEP_BY_STEP
 
 logger = logging.getLogger(__name__)
@@ -53,16 +54,28 @@ class Ablation:
     device: str = "auto"
     workers: int = 0
 
-    def run(self, cases: Sequence[StoredCase], studies: Sequence[Path], resample_ct: bool = False) -> Results:
+    def run(
+        self,
+        cases: Sequence[StoredCase],
+        studies: Sequence[Path],
+        patients: Mapping[str, str],
+        resample_ct: bool = False,
+    ) -> Results:
         """Train on `cases`, test on `studies`.
+
+        Parameters
+        ----------
+        patients : study name to patient, as `patients_of` gives it.
 
         Raises
         ------
-        InputError : a test study was trained on, or `out` is of another ablation.
+        InputError : a patient to be tested is trained on, or has tumours in a synthetic case; or `out` is of another
+            ablation.
         """
-        both = sorted({case.name for case in cases} & {folder.name for folder in studies})
+        tested = patients_among((folder.name for folder in studies), patients)
+        both = sorted(tested & patients_among(learnt_from(cases), patients))
         if both:
-            raise InputError(f"{', '.join(both[:3])} would be trained on and tested; hold it out")
+            raise InputError(f"{', '.join(both[:3])} would be trained on and tested; hold out every study of theirs")
         names = {"trained": sorted(case.name for case in cases), "tested": sorted(folder.name for folder in studies)}
         settings = {"recipe": json.loads(self.recipe.to_json()), **names, "resample_ct": resample_ct}
         start_record(self.out / SETTINGS, json.dumps(settings, indent=1) + "\n")

@@ -31,12 +31,13 @@ class CachedCase:
     """A folder of memory-mapped (z, y, x) arrays on the working grid, cut to the body box.
 
     `cue_name` is the file of the location cue; each localizer has its own. `source` numbers the data folder that the
-    case is from.
+    case is from, and `patient` is the name of the patient's folder there ("": the patient goes by the case's name).
     """
 
     folder: Path
     cue_name: str = "cue"
     source: int = 0
+    patient: str = ""
 
     @property
     def name(self) -> str:

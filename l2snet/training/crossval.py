@@ -20,7 +20,7 @@ from l2snet.evaluation.validate import SEGMENTER_ROW, predictions, score
 from l2snet.export import export_run
 from l2snet.files import write_text
 from l2snet.pipeline import L2SNet
-from l2snet.sources.autopet import LESIONS, SUV, find_studies, read_donors, read_study
+from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_donors, read_study
 from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
 from l2snet.training.loop import CHECKPOINT, start_record
@@ -141,16 +141,6 @@ def crossval(
         for name, rows in fold.rows([folders[case.name] for case in part]).items():
             table.setdefault(name, {}).update(rows)
     return table
-
-
-def patients_of(data: Sequence[Path]) -> dict[str, str]:
-    """Study name to patient: the first folder below the data folder."""
-    patients = {}
-    for root in data:
-        for folder in find_studies(root):
-            below = folder.relative_to(root).parts
-            patients[folder.name] = below[0] if below else folder.name
-    return patients
 
 
 def split(cases: Sequence[CachedCase], patients: Mapping[str, str], parts: int, seed: int) -> list[list[CachedCase]]:
@@ -291,19 +281,14 @@ def _pretrained_hashes(weights: Path) -> dict[str, str]:
 
 
 def _check_unseen(tested: Set[str], patients: Mapping[str, str], also: Sequence[Path], pretrained: Path | None) -> None:
-    """Refuse studies to train on, and weights to start from, that have seen a patient to be tested.
-
-    Parameters
-    ----------
-    patients : study name to patient; a study that is not among them goes by its own name.
-    """
+    """Refuse studies to train on, and weights to start from, that have seen a patient to be tested."""
     studies = [folder for root in also for folder in find_studies(root)]
     always = {name for folder in studies for name in (folder.name, *read_donors(folder))}
-    both = sorted(tested & {patients.get(name, name) for name in always})
+    both = sorted(tested & patients_among(always, patients))
     if both:
         raise InputError(f"{', '.join(both[:3])} would be tested and always trained on; leave them out of one")
     for folder in [] if pretrained is None else [pretrained / network for network in (LOCALIZER, SEGMENTER)]:
-        both = sorted(tested & {patients.get(name, name) for name in read_config(folder).seen_cases})
+        both = sorted(tested & patients_among(read_config(folder).seen_cases, patients))
         if both:
             raise InputError(
                 f"{folder} was trained on {', '.join(both[:3])}, which would be tested; "

@@ -136,6 +136,7 @@ class StoredCase:
     levels : uint8, the lesions and their surroundings (`l2snet.training.surroundings`).
     lesion_voxels : (n, 3) int16 indices of lesion voxels.
     source : number of the data folder or store that the case is from.
+    patient : name of the patient's folder there; "" where the patient goes by the case's name.
     donors : names of the cases whose tumours it may hold: it is synthetic, with real tumours.
     """
 
@@ -146,6 +147,7 @@ class StoredCase:
     lesion_voxels: ChunkedArray
     source: int = 0
     donors: tuple[str, ...] = ()
+    patient: str = ""
 
     @property
     def has_lesions(self) -> bool:
@@ -197,12 +199,12 @@ def start_store(path: Path, cases: Mapping[str, str]) -> set[str]:
         return {name for name in cases if transaction.get(_case_key(name)) is not None}
 
 
-def write_stored(case: Case, path: Path, donors: Sequence[str] = ()) -> None:
+def write_stored(case: Case, path: Path, donors: Sequence[str] = (), patient: str = "") -> None:
     """Add a case to a store that was started, all of it or nothing.
 
     Parameters
     ----------
-    donors : names of the cases whose tumours it may hold.
+    donors, patient : see `StoredCase`.
 
     Raises
     ------
@@ -225,7 +227,8 @@ def write_stored(case: Case, path: Path, donors: Sequence[str] = ()) -> None:
                         stored.write(transaction, array)
                         described[name] = {"dtype": array.dtype.str, "shape": array.shape, "chunk": chunk}
                     grid = {n: getattr(geometry, n) for n in ("size", "spacing_mm", "origin_mm", "direction")}
-                    record = {"number": number, "geometry": grid, "arrays": described, "donors": list(donors)}
+                    whose = {"donors": list(donors), "patient": patient}
+                    record = {"number": number, "geometry": grid, "arrays": described, **whose}
                     transaction.put(_case_key(case.name), json.dumps(record).encode())
             except lmdb.MapFullError:
                 environment.set_mapsize(2 * environment.info()["map_size"])
@@ -245,8 +248,8 @@ def _case(path: Path, name: str, record: Mapping[str, Any], source: int) -> Stor
         )
         for array, fields in record["arrays"].items()
     }
-    donors = tuple(record.get("donors", []))
-    return StoredCase(name, arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"], source, donors)
+    images = arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"]
+    return StoredCase(name, *images, source, tuple(record.get("donors", [])), record.get("patient", ""))
 
 
 def _names(transaction: Any, path: Path) -> list[str]:

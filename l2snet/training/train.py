@@ -20,7 +20,7 @@ from l2snet.localize import localize
 from l2snet.networks import build
 from l2snet.organs import CLASSES
 from l2snet.progress import track
-from l2snet.sources.autopet import find_studies, read_donors, read_study
+from l2snet.sources.autopet import find_studies, patients_among, patients_of, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
 from l2snet.training.datasets import SliceDataset, WindowDataset
 from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
@@ -43,8 +43,9 @@ def cached_cases(
     found = [(folder, source) for source, root in enumerate(data) for folder in find_studies(root)]
     check_names([(folder.name, source, folder) for folder, source in found], data, hold_out)
     kept = [(folder, source) for folder, source in found if folder.name not in hold_out]
+    patients = patients_of(data)
     cases = [
-        replace(cache_study(folder, cache, resample_ct), source=source)
+        replace(cache_study(folder, cache, resample_ct), source=source, patient=patients[folder.name])
         for folder, source in track(kept, "cached cases", len(kept))
     ]
     tell_without_ct(cases)
@@ -95,6 +96,10 @@ class TrainingCase(Protocol):
         """The case's name."""
 
     @property
+    def patient(self) -> str:
+        """Name of its patient; "" where that is the case's."""
+
+    @property
     def ct(self) -> object | None:
         """Its CT, or None."""
 
@@ -104,9 +109,10 @@ class TrainingCase(Protocol):
 
 
 def learnt_from(cases: Sequence[TrainingCase]) -> list[str]:
-    """Names of the cases, in order, and of those whose tumours they may hold: all that training on them sees."""
+    """Names of the cases, in order, and of their patients and those whose tumours they may hold: all that is seen."""
     names = [case.name for case in cases]
-    return names + sorted({name for case in cases for name in case.donors} - set(names))
+    others = {name for case in cases for name in (case.patient or case.name, *case.donors)}
+    return names + sorted(others - set(names))
 
 
 def cache_study(folder: Path, cache: Path, resample_ct: bool) -> CachedCase:
@@ -222,8 +228,8 @@ def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: 
 
     Parameters
     ----------
-    localizers : the first that did not see a case gives its cue. Where all did, the first that saw it only in the
-        weights it started from, else the first; a warning says for how many.
+    localizers : the first that did not see a case's patient gives its cue. Where all did, the first that saw them only
+        in the weights it started from, else the first; a warning says for how many.
 
     Returns
     -------
@@ -233,19 +239,21 @@ def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: 
     ------
     InputError : the run was begun with other localizers.
     """
-    seen = {localizer.sha256: localizer.config.seen_cases for localizer in localizers}
-    itself = {localizer.sha256: set(localizer.config.trained.get("cases", [])) for localizer in localizers}
+    patient = {case.name: case.patient or case.name for case in cases}
+    seen = {one.sha256: patients_among(one.config.seen_cases, patient) for one in localizers}
+    itself = {one.sha256: patients_among(one.config.trained.get("cases", []), patient) for one in localizers}
     chosen = {
         case: next(
-            (one for saw in (seen, itself) for one in localizers if case.name not in saw[one.sha256]), localizers[0]
+            (one for saw in (seen, itself) for one in localizers if patient[case.name] not in saw[one.sha256]),
+            localizers[0],
         )
         for case in cases
     }
-    not_held_out = sorted(case.name for case, localizer in chosen.items() if case.name in seen[localizer.sha256])
+    not_held_out = sorted(case.name for case, one in chosen.items() if patient[case.name] in seen[one.sha256])
     if not_held_out:
         logger.warning("the cue of %d of %d cases is by a localizer that saw them", len(not_held_out), len(cases))
     record = {
-        "localizers": [{"sha256": sha, "cases": sorted(names)} for sha, names in seen.items()],
+        "localizers": [{"sha256": one.sha256, "cases": sorted(one.config.seen_cases)} for one in localizers],
         "cases_their_localizer_was_trained_on": not_held_out,
     }
     start_record(run / CUES, json.dumps(record, indent=1) + "\n")
