@@ -302,7 +302,7 @@ def _voxels(path: Path, reader: sitk.ImageFileReader, keep_integers: bool) -> Ar
         data = image.dataobj
         is_plain = data.dtype.kind in "iu" and (data.slope, data.inter) == (1, 0)
         array: Array = (
-            np.array(data) if keep_integers and is_plain else image.get_fdata(dtype=np.float32, caching="unchanged")
+            np.asarray(data) if keep_integers and is_plain else image.get_fdata(dtype=np.float32, caching="unchanged")
         )
         return np.ascontiguousarray(array.reshape(array.shape[:3]).T)
     if not (keep_integers and reader.GetPixelID() in INTEGER_PIXELS):
