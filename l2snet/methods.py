@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from l2snet.errors import InputError
 from l2snet.pipeline import L2SNet, Method
 from l2snet.stepbystep import StepByStep
 
-METHODS: dict[str, Callable[..., Method]] = {
-    "l2snet": L2SNet.from_weights,
-    "step-by-step": StepByStep.from_weights,
-}
+METHODS: dict[str, type[L2SNet | StepByStep]] = {"l2snet": L2SNet, "step-by-step": StepByStep}
 
 
 def check_method(name: str) -> None:
@@ -25,6 +22,17 @@ def check_method(name: str) -> None:
     """
     if name not in METHODS:
         raise InputError(f"method {name!r} is not known; expected one of {', '.join(METHODS)}")
+
+
+def roles_of(name: str) -> Sequence[str]:
+    """What the method's networks are called.
+
+    Raises
+    ------
+    InputError : there is no such method.
+    """
+    check_method(name)
+    return METHODS[name].roles
 
 
 def load_method(name: str, weights: Sequence[Path], device: str, precision: str, **options: object) -> Method:
@@ -41,8 +49,14 @@ def load_method(name: str, weights: Sequence[Path], device: str, precision: str,
     WeightsError, DeviceError : see `l2snet.backend.load`.
     """
     check_method(name)
+    load: Callable[..., Method] = METHODS[name].from_weights
+    return load(weights, device, precision, **_taken(name, load, options))
+
+
+def _taken(name: str, maker: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
+    """The options that are not None; the maker has a parameter for each."""
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
-        if option not in inspect.signature(METHODS[name]).parameters:
+        if option not in inspect.signature(maker).parameters:
             raise InputError(f"--{option.replace('_', '-')} has no part in --method {name}; leave it out")
-    return METHODS[name](weights, device, precision, **given)
+    return given

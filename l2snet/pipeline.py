@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from l2snet.backend import Network, choose_device, load
 from l2snet.case import Case
 from l2snet.errors import WeightsError
 from l2snet.localize import localize
-from l2snet.preprocess import Body, prepare
+from l2snet.preprocess import Body, prepare, working_geometry
 from l2snet.segment import segment
 from l2snet.volume import Array, Volume
 from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 FUSIONS = ("adaptive", "components")
 # What lies outside the body, or outside the working grid, is not lesion.
 NOT_LESION = 0.0
+# Rows of the tables that are of one network alone, and the thresholds off the cue that always have a row.
+LOCALIZER_ROW, SEGMENTER_ROW = "2D alone", "3D alone"
+OFF_CUES = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,20 @@ class Segmentation:
 
 
 class Method(Protocol):
-    """A segmentation method: command line, evaluation and report know no more of it than this."""
+    """A segmentation method: command line, evaluation and report know no more of it than this.
+
+    Attributes
+    ----------
+    roles : what its networks are called, as are the weights folders that hold them.
+    candidates : name of each of its thresholds (`l2snet.weights.THRESHOLDS`) to the values that calibration tries.
+    """
+
+    roles: ClassVar[Sequence[str]]
+    candidates: ClassVar[Mapping[str, Sequence[float]]]
+
+    @property
+    def networks(self) -> Mapping[str, Sequence[Network]]:
+        """Role to its networks (folds)."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -63,6 +79,16 @@ class Method(Protocol):
 
     def segment(self, case: Case) -> Segmentation:
         """Segment one case."""
+
+    def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
+        """The (z, y, x) mask, uint8, that a result has with other thresholds, named as in `candidates`."""
+
+    def rows(self, result: Segmentation) -> dict[str, Array]:
+        """The (z, y, x) masks of a result that evaluation compares, by name of the table's row."""
+
+    @staticmethod
+    def role_of(row: str) -> str:
+        """The network beside whose weights the numbers of a row are kept."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +110,13 @@ class L2SNet:
     off_cue: float | None = None
     mirror: bool = False
     whole_grid: bool = False
+
+    roles: ClassVar[Sequence[str]] = (LOCALIZER, SEGMENTER)
+    candidates: ClassVar[Mapping[str, Sequence[float]]] = {
+        "cue": (0.3, 0.5, 0.7, 0.9),
+        "on_cue": (0.1, 0.3, 0.5),
+        "off_cue": (0.5, 0.7, 0.9, 0.95, 0.99),
+    }
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
@@ -110,8 +143,13 @@ class L2SNet:
         ------
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
-        localizers, segmenters = load_roles((LOCALIZER, SEGMENTER), weights, device, precision)
+        localizers, segmenters = load_roles(cls.roles, weights, device, precision)
         return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
+
+    @property
+    def networks(self) -> dict[str, Sequence[Network]]:
+        """Role to its networks."""
+        return {LOCALIZER: self.localizers, SEGMENTER: self.segmenters}
 
     @property
     def settings(self) -> dict[str, object]:
@@ -123,10 +161,7 @@ class L2SNet:
             "mirror": self.mirror,
             "whole_grid": self.whole_grid,
             "engine": self.segmenters[0].engine,
-            "weights_sha256": {
-                LOCALIZER: [network.sha256 for network in self.localizers],
-                SEGMENTER: [network.sha256 for network in self.segmenters],
-            },
+            "weights_sha256": hashes(self),
         }
 
     def thresholds(self) -> dict[str, float]:
@@ -156,15 +191,55 @@ class L2SNet:
         cue_volume, volume = (
             Volume(array, body.geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
         )
-        thresholds = self.thresholds()
         if self.fusion == "adaptive":
-            mask = fuse.adaptive(
-                volume.array, cue_volume.array, thresholds["on_cue"], thresholds["off_cue"], thresholds["cue"]
-            )
+            mask = _adaptive(volume, cue_volume, self.thresholds())
         else:
-            scale = case.geometry.voxel_ml / body.geometry.voxel_ml
-            mask = fuse.components(volume.array, cue_volume.array, scale)
+            mask = _components(volume, cue_volume)
         return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, notes_on(case, body))
+
+    def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
+        """The adaptive fusion with other thresholds: `cue`, `on_cue` and `off_cue`."""
+        return _adaptive(result.probability, _cue_of(result), thresholds)
+
+    def rows(self, result: Segmentation) -> dict[str, Array]:
+        """The rows of the paper's Table 1, with both readings of its threshold and the one set, and `components`."""
+        probability, cue, thresholds = result.probability, _cue_of(result), self.thresholds()
+        return {
+            LOCALIZER_ROW: (cue.array > thresholds["cue"]).astype(np.uint8),
+            SEGMENTER_ROW: (probability.array > 0.5).astype(np.uint8),
+            **{
+                f"L2SNet, off-cue {off_cue:g}": _adaptive(probability, cue, {**thresholds, "off_cue": off_cue})
+                for off_cue in sorted({*OFF_CUES, thresholds["off_cue"]})
+            },
+            "L2SNet, components": _components(probability, cue),
+        }
+
+    @staticmethod
+    def role_of(row: str) -> str:
+        """The localizer for its own row, the segmenter for all others."""
+        return LOCALIZER if row == LOCALIZER_ROW else SEGMENTER
+
+
+def _adaptive(probability: Volume, cue: Volume, thresholds: Mapping[str, float]) -> Array:
+    on_cue, off_cue = thresholds["on_cue"], thresholds["off_cue"]
+    return fuse.adaptive(probability.array, cue.array, on_cue, off_cue, thresholds["cue"])
+
+
+def _components(probability: Volume, cue: Volume) -> Array:
+    """The released rule, whose voxel counts are of the working grid, on the probability's grid."""
+    grid = probability.geometry
+    return fuse.components(probability.array, cue.array, grid.voxel_ml / working_geometry(grid).voxel_ml)
+
+
+def _cue_of(result: Segmentation) -> Volume:
+    if result.cue is None:
+        raise ValueError("a result of L2SNet has a location cue; this one has none")
+    return result.cue
+
+
+def hashes(method: Method) -> dict[str, list[str]]:
+    """Role to the sha256 of its networks' weights."""
+    return {role: [network.sha256 for network in networks] for role, networks in method.networks.items()}
 
 
 def notes_on(case: Case, body: Body) -> tuple[str, ...]:

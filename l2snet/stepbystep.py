@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import WeightsError
-from l2snet.pipeline import NOT_LESION, Segmentation, load_roles, mean, notes_on, timed
+from l2snet.pipeline import NOT_LESION, Segmentation, hashes, load_roles, mean, notes_on, timed
 from l2snet.preprocess import Body, prepare
 from l2snet.segment import predict_channels
 from l2snet.volume import Array, Volume
@@ -19,6 +20,8 @@ from l2snet.weights import STEP_BY_STEP
 
 # Channels of the network: the lesion's probability, and the PET of the whole crop, which is 0 where there is no lesion.
 LESION, WHOLE_PET, CHANNELS = 0, 6, 8
+# Of the tables.
+ROW = "Step-by-Step"
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,24 @@ class StepByStep:
 
     Parameters
     ----------
-    networks : trained networks; what several (folds) give is averaged.
+    unets : trained networks; what several (folds) give is averaged.
     mirror : average over every window's versions mirrored along the axes of its config (`mirror_axes`).
     whole_grid : run every window of the grid, not only those of the body (slow; to measure the difference).
     """
 
-    networks: Sequence[Network]
+    unets: Sequence[Network]
     mirror: bool = False
     whole_grid: bool = False
 
+    roles: ClassVar[Sequence[str]] = (STEP_BY_STEP,)
+    candidates: ClassVar[Mapping[str, Sequence[float]]] = {
+        "lesion": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    }
+
     def __post_init__(self) -> None:
-        if not self.networks:
+        if not self.unets:
             raise ValueError("at least one network is needed")
-        if len({network.config.architecture["out_channels"] for network in self.networks}) > 1:
+        if len({network.config.architecture["out_channels"] for network in self.unets}) > 1:
             raise WeightsError("networks with and without auxiliary channels cannot be averaged; give one kind alone")
 
     @classmethod
@@ -57,19 +65,24 @@ class StepByStep:
         ------
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
-        (networks,) = load_roles((STEP_BY_STEP,), weights, device, precision)
-        return cls(networks, mirror, whole_grid)
+        (unets,) = load_roles(cls.roles, weights, device, precision)
+        return cls(unets, mirror, whole_grid)
+
+    @property
+    def networks(self) -> dict[str, Sequence[Network]]:
+        """Role to its networks."""
+        return {STEP_BY_STEP: self.unets}
 
     @property
     def settings(self) -> dict[str, object]:
         """Networks, hashes and options, for the manifest."""
         return {
             "method": "step-by-step",
-            "thresholds": dict(self.networks[0].config.thresholds),
+            "thresholds": dict(self.unets[0].config.thresholds),
             "mirror": self.mirror,
             "whole_grid": self.whole_grid,
-            "engine": self.networks[0].engine,
-            "weights_sha256": {STEP_BY_STEP: [network.sha256 for network in self.networks]},
+            "engine": self.unets[0].engine,
+            "weights_sha256": hashes(self),
         }
 
     def segment(self, case: Case) -> Segmentation:
@@ -80,18 +93,35 @@ class StepByStep:
         InputError : the PET shows no body.
         """
         seconds: dict[str, float] = {}
-        config = self.networks[0].config
+        config = self.unets[0].config
         # A network without auxiliary channels (the ablation's) knows nothing of the case as a whole.
         channels = (LESION, WHOLE_PET) if config.architecture["out_channels"] == CHANNELS else (LESION,)
         with timed(seconds, "prepare"):
             body = prepare(case, config.spacing_mm, self.whole_grid)
         with timed(seconds, "segment"):
-            out = mean(self.networks, lambda network: predict_channels(body, network, channels, self.mirror))
+            out = mean(self.unets, lambda network: predict_channels(body, network, channels, self.mirror))
         with timed(seconds, "threshold"):
             volume = Volume(out[0], body.geometry).to_grid(case.geometry, outside=NOT_LESION)
-            mask = (volume.array > config.thresholds["lesion"]).astype(np.uint8)
+            mask = _above(volume, config.thresholds)
         scores = {"lesion_score": lesion_score(body, out[1], config.pet(body.suv))} if len(channels) > 1 else {}
         return Segmentation(case.name, volume.with_array(mask), volume, None, seconds, notes_on(case, body), scores)
+
+    def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
+        """The first channel above another threshold, `lesion`."""
+        return _above(result.probability, thresholds)
+
+    def rows(self, result: Segmentation) -> dict[str, Array]:
+        """The one mask."""
+        return {ROW: result.mask.array}
+
+    @staticmethod
+    def role_of(row: str) -> str:  # noqa: ARG004  # whatever the row
+        """The one network, whatever the row."""
+        return STEP_BY_STEP
+
+
+def _above(probability: Volume, thresholds: Mapping[str, float]) -> Array:
+    return (probability.array > thresholds["lesion"]).astype(np.uint8)
 
 
 def lesion_score(body: Body, whole_pet: Array, pet: Array) -> float:

@@ -12,6 +12,7 @@ from test_validate import write_study
 
 from l2snet.errors import InputError
 from l2snet.evaluation.calibrate import Choice, best, calibrate, write_choice
+from l2snet.pipeline import L2SNet
 from l2snet.weights import CONFIG, LOCALIZER, NETWORK, SEGMENTER, read_config, write_sums
 
 
@@ -29,7 +30,7 @@ def study(tmp_path: Path) -> Path:
 def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
     """The trap, 0.6, is left when it is neither cue (0.7 up) nor over the threshold off the cue (0.7 up)."""
     choices = calibrate(method(), [study], False)
-    found = {(choice.cue, choice.on_cue, choice.off_cue): choice for choice in choices}
+    found = {tuple(choice.thresholds.values()): choice for choice in choices}
     assert found[0.7, 0.3, 0.9].dice == 1
     assert found[0.7, 0.3, 0.9].fpv_ml == found[0.7, 0.3, 0.9].fnv_ml == 0
     assert found[0.5, 0.3, 0.9].dice < 1  # the trap touches the lesion: no FPV
@@ -37,7 +38,7 @@ def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
     assert found[0.9, 0.3, 0.9].dice == 0  # nothing is marked
     assert found[0.9, 0.3, 0.9].fnv_ml > 0
     chosen = best(choices)
-    assert (chosen.cue, chosen.off_cue) == (0.7, 0.7)
+    assert (chosen.thresholds["cue"], chosen.thresholds["off_cue"]) == (0.7, 0.7)
     assert chosen.dice == 1
 
 
@@ -51,8 +52,8 @@ def test_studies_without_lesion_choose_nothing(tmp_path: Path) -> None:
 def test_a_little_dice_is_given_for_less_wrong_volume() -> None:
     """Within 0.01 of the best Dice, 0.80, the least FPV + FNV: 0.795 with 3 ml, and not 0.78 with 0 ml."""
     highest, chosen, too_low = (
-        Choice(0.5, 0.1, off, dice, fpv, 1.0)
-        for off, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.795, 2.0), (0.9, 0.78, 0))
+        Choice({"lesion": threshold}, dice, fpv, 1.0)
+        for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.795, 2.0), (0.9, 0.78, 0))
     )
     assert best([highest, chosen, too_low]) == chosen
 
@@ -66,7 +67,8 @@ def test_the_choice_is_kept_with_the_weights(tmp_path: Path) -> None:
         (folder / NETWORK).write_bytes(b"not read here")
         write_sums(folder)
         (folder / "metrics.json").write_text("{}")
-    write_choice(Choice(0.7, 0.3, 0.9, 1.0, 0.0, 0.0), ["c", "b"], tmp_path)
+    choice = Choice({"cue": 0.7, "on_cue": 0.3, "off_cue": 0.9}, 1.0, 0.0, 0.0)
+    write_choice(choice, ["c", "b"], L2SNet.roles, tmp_path)
     localizer, segmenter = read_config(tmp_path / LOCALIZER), read_config(tmp_path / SEGMENTER)
     assert localizer.thresholds == {"cue": 0.7}
     assert segmenter.thresholds == {"on_cue": 0.3, "off_cue": 0.9}

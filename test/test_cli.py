@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from known_weights import write_known_weights
 
 from l2snet import __version__
 from l2snet.backend import cuda_problem
 from l2snet.case import Case
 from l2snet.cli import main
-from l2snet.preprocess import Window
 from l2snet.volume import Geometry, Volume, read_volume, write_volume
-from l2snet.weights import LOCALIZER, SEGMENTER, NetworkConfig, write_sums
+from l2snet.weights import LOCALIZER, SEGMENTER, write_sums
 
 Phantom = Callable[..., Case]
 WriteCase = Callable[[Path, Case], Path]
@@ -66,39 +66,11 @@ def folder(tmp_path: Path, phantom: Phantom, write_case: WriteCase) -> Path:
     return write_case(tmp_path / "input", phantom())
 
 
-def network_config(network: str) -> NetworkConfig:
-    segmenter = network == SEGMENTER
-    return NetworkConfig(
-        network=network,
-        architecture={},
-        pet=Window(0.0, 10.0),
-        ct=Window(-100.0, 250.0) if segmenter else None,
-        window=(16, 16, 16) if segmenter else None,
-        multiple=8,
-        thresholds={"on_cue": 0.1, "off_cue": 0.5} if segmenter else {"cue": 0.5},
-    )
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks whose probability is their first channel, the PET over 10."""
-    import onnx
-    from onnx import TensorProto, helper
-
     root = tmp_path_factory.mktemp("weights")
-    for network, axes in ((LOCALIZER, ["z", "x"]), (SEGMENTER, ["z", "y", "x"])):
-        image, probability = (
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, *axes])
-            for name, channels in (("image", 2 if network == SEGMENTER else 1), ("probability", 1))
-        )
-        first = [helper.make_tensor(n, TensorProto.INT64, [1], [v]) for n, v in (("from", 0), ("to", 1), ("axis", 1))]
-        node = helper.make_node("Slice", ["image", "from", "to", "axis"], ["probability"])
-        graph = helper.make_graph([node], network, [image], [probability], first)
-        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
-        (root / network).mkdir()
-        onnx.save(model, str(root / network / "network.onnx"))
-        (root / network / "config.json").write_text(network_config(network).to_json(), "utf-8")
-        write_sums(root / network)
+    write_known_weights(root)
     return root
 
 

@@ -223,23 +223,23 @@ def test_metrics_are_written_beside_the_network_they_tell_of(studies: Path, weig
         rows[network] = set(json.loads(text)["balls"]["means"])
     assert rows[LOCALIZER] == {"2D alone"}
     assert rows[LOCALIZER] | rows[SEGMENTER] == set(table)
-    np.testing.assert_equal(read_metrics(weights), {"balls": table})
+    np.testing.assert_equal(read_metrics(L2SNet.roles, weights), {"balls": table})
 
 
 def test_tables_are_recorded_by_name_and_go_with_their_weights(studies: Path, weights: Path) -> None:
     with pytest.raises(WeightsError, match="no table is recorded"):
-        read_metrics(weights)
+        read_metrics(L2SNet.roles, weights)
     (weights / LOCALIZER / "metrics.json").write_text('{"settings": {}, "means": {}, "cases": {}}')  # of version 0.1
     table = validate(method(), held_out([studies], method()), resample_ct=False)
     write_metrics(table, method(), weights, "one")
     write_metrics(table, method(), weights, "two")
-    assert list(read_metrics(weights)) == ["one", "two"]
+    assert list(read_metrics(L2SNet.roles, weights)) == ["one", "two"]
     trained_again = L2SNet([replace(pet_network(LOCALIZER), sha256="1" * 64)], method().segmenters)
     write_metrics(table, trained_again, weights, "three")
-    assert list(read_metrics(weights)) == ["three"]
+    assert list(read_metrics(L2SNet.roles, weights)) == ["three"]
     (weights / LOCALIZER / "metrics.json").write_text("[]")
     with pytest.raises(WeightsError, match="cannot be read"):
-        read_metrics(weights)
+        read_metrics(L2SNet.roles, weights)
 
 
 def test_the_command_shows_what_is_recorded(studies: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +248,9 @@ def test_the_command_shows_what_is_recorded(studies: Path, weights: Path, capsys
     with pytest.raises(SystemExit) as ended:
         main(["validate", "--show", "--weights", str(weights)])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.strip() == f"# balls\n\n{report(read_metrics(weights)['balls'])}".strip()
+    assert (
+        capsys.readouterr().out.strip() == f"# balls\n\n{report(read_metrics(L2SNet.roles, weights)['balls'])}".strip()
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from l2snet.cli.options import (
     ConventionOption,
     Device,
     DeviceOption,
+    MethodOption,
     Precision,
     PrecisionOption,
     ResampleOption,
@@ -22,7 +23,6 @@ from l2snet.cli.options import (
 from l2snet.cli.predict import (
     FloorOption,
     FormatOption,
-    MethodOption,
     SmallestOption,
     SuvOption,
 )

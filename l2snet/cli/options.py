@@ -36,6 +36,9 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+MethodOption = Annotated[
+    str, typer.Option(envvar="L2SNET_METHOD", help="l2snet, or step-by-step (Liu et al.).", show_envvar=False)
+]
 WeightsOption = Annotated[
     list[Path] | None,
     typer.Option(help="Weights folder (holds the method's networks, such as localizer/); several are averaged."),

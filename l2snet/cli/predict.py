@@ -15,6 +15,7 @@ from l2snet.cli.options import (
     ConventionOption,
     Device,
     DeviceOption,
+    MethodOption,
     Precision,
     PrecisionOption,
     ResampleOption,
@@ -36,9 +37,6 @@ class Fusion(StrEnum):
     components = "components"
 
 
-MethodOption = Annotated[
-    str, typer.Option(envvar="L2SNET_METHOD", help="l2snet, or step-by-step (Liu et al.).", show_envvar=False)
-]
 FormatOption = Annotated[
     str,
     typer.Option(

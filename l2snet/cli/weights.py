@@ -11,6 +11,7 @@ from l2snet.cli.extras import EVALUATION, needs, require
 from l2snet.cli.options import (
     Device,
     DeviceOption,
+    MethodOption,
     Precision,
     PrecisionOption,
     ResampleOption,
@@ -38,6 +39,7 @@ def validate(
     data: Annotated[
         list[Path] | None, typer.Argument(help="Folders of study folders (SUV, CTres or CT if any, SEG .nii.gz).")
     ] = None,
+    method: MethodOption = "l2snet",
     weights: WeightsOption = None,
     resample_ct: ResampleOption = False,
     device: DeviceOption = Device.auto,
@@ -56,26 +58,28 @@ def validate(
     if (record is not None or show) and weights is not None and len(weights) > 1:
         raise InputError("--record and --show need one weights folder; the mean of several has none of its own")
     from l2snet.evaluation.validate import held_out, read_metrics, report, validate, write_metrics
+    from l2snet.methods import load_method, roles_of
 
     folder = weights[0] if weights else None
     if show or data is None:
-        for name, table in read_metrics(folder).items():
+        for name, table in read_metrics(roles_of(method), folder).items():
             typer.echo(f"# {name}\n\n{report(table)}")
         return
     require("validation", "evaluate", *EVALUATION)
-    from l2snet.pipeline import L2SNet
-
-    method = L2SNet.from_weights(weights or [], device, precision)
-    table = validate(method, held_out(data, method), resample_ct, work)
+    loaded = load_method(method, weights or [], device, precision)
+    table = validate(loaded, held_out(data, loaded), resample_ct, work)
     typer.echo(report(table))
     if record is not None:
-        write_metrics(table, method, folder, record)
+        write_metrics(table, loaded, folder, record)
 
 
 @app.command()
 def calibrate(
     data: TrainingDataArgument,
-    weights: Annotated[Path | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/).")] = None,
+    method: MethodOption = "l2snet",
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights folder (holds the method's networks, such as localizer/).")
+    ] = None,
     resample_ct: ResampleOption = False,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.exact,
@@ -87,13 +91,14 @@ def calibrate(
     require("calibration", "evaluate", *EVALUATION)
     from l2snet.evaluation.calibrate import best, calibrate, write_choice
     from l2snet.evaluation.validate import held_out
-    from l2snet.pipeline import L2SNet
+    from l2snet.methods import load_method
     from l2snet.sources.autopet import patients_of, with_patients
 
-    method = L2SNet.from_weights([weights] if weights else [], device, precision)
-    studies = held_out(data, method)
-    choices = calibrate(method, studies, resample_ct)
+    loaded = load_method(method, [weights] if weights else [], device, precision)
+    studies = held_out(data, loaded)
+    choices = calibrate(loaded, studies, resample_ct)
     chosen = best(choices)
     for choice in sorted(choices, key=lambda one: one.fpv_ml + one.fnv_ml):
         typer.echo(f"{'*' if choice == chosen else ' '} {choice}")
-    write_choice(chosen, with_patients((folder.name for folder in studies), patients_of(data)), weights)
+    seen = with_patients((folder.name for folder in studies), patients_of(data))
+    write_choice(chosen, seen, loaded.roles, weights)

@@ -1,44 +1,41 @@
-"""How well a set of weights does on cases it was not trained on: the rows of the paper's Table 1, and a fixed SUV."""
+"""How well a method's weights do on cases they were not trained on: the method's rows, and a fixed SUV."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l2snet import __version__, fuse
+from l2snet import __version__
 from l2snet.case import Case
 from l2snet.errors import InputError, WeightsError
 from l2snet.evaluation.metrics import measure
 from l2snet.evaluation.records import Records, fingerprint, with_nan, write_json
 from l2snet.evaluation.summary import Row, Table, markdown, summaries
-from l2snet.pipeline import L2SNet
-from l2snet.preprocess import working_geometry
+from l2snet.pipeline import L2SNet, Method
 from l2snet.progress import track
 from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_study
 from l2snet.volume import Array
-from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
+from l2snet.weights import find_weights
 
 logger = logging.getLogger(__name__)
 
 FIXED_SUV = 2.0
-LOCALIZER_ROW, SEGMENTER_ROW = "2D alone", "3D alone"
-OFF_CUES = (0.5, 0.9)
 METRICS = "metrics.json"
 
 
-def held_out(roots: Sequence[Path], method: L2SNet) -> list[Path]:
-    """Study folders under `roots` of patients whom neither network was trained on, as their configs record it.
+def held_out(roots: Sequence[Path], method: Method) -> list[Path]:
+    """Study folders under `roots` of patients whom no network of the method was trained on, as their configs record it.
 
     Raises
     ------
     InputError : every patient of a root was trained on, or two studies have one name.
     """
-    networks = (*method.localizers, *method.segmenters)
+    networks = [network for folds in method.networks.values() for network in folds]
     if any("cases" not in network.config.trained for network in networks):
         raise InputError("these weights do not say what they were trained on; no case can be called held out")
     patients = patients_of(roots)
@@ -58,7 +55,7 @@ def held_out(roots: Sequence[Path], method: L2SNet) -> list[Path]:
 
 
 def validate(
-    method: L2SNet, studies: Sequence[Path], resample_ct: bool, work: Path | None = None
+    method: Method, studies: Sequence[Path], resample_ct: bool, work: Path | None = None
 ) -> dict[str, dict[str, Row]]:
     """Row name to case name to numbers (`l2snet.evaluation.metrics.Scores`), on each PET's own grid.
 
@@ -84,26 +81,10 @@ def validate(
     return table
 
 
-def predictions(method: L2SNet, case: Case) -> Mapping[str, Array]:
-    """The masks of a case that are compared: 2D alone, 3D alone, both fusions, and a fixed SUV."""
-    result = method.segment(case)
-    if result.cue is None:
-        raise ValueError("these rows compare a method with a location cue")
-    probability, cue = result.probability.array, result.cue.array
-    thresholds = method.thresholds()
-    fused = {
-        fused_row(off): fuse.adaptive(probability, cue, thresholds["on_cue"], off, thresholds["cue"])
-        for off in sorted({*OFF_CUES, thresholds["off_cue"]})
-    }
-    return {
-        f"SUV > {FIXED_SUV:g}": (case.suv.array > FIXED_SUV).astype(np.uint8),
-        LOCALIZER_ROW: (cue > thresholds["cue"]).astype(np.uint8),
-        SEGMENTER_ROW: (probability > 0.5).astype(np.uint8),
-        **fused,
-        "L2SNet, components": fuse.components(
-            probability, cue, case.geometry.voxel_ml / working_geometry(case.geometry).voxel_ml
-        ),
-    }
+def predictions(method: Method, case: Case) -> dict[str, Array]:
+    """The masks of a case that are compared: a fixed SUV, and the method's own rows."""
+    fixed = (case.suv.array > FIXED_SUV).astype(np.uint8)
+    return {f"SUV > {FIXED_SUV:g}": fixed, **method.rows(method.segment(case))}
 
 
 def paper_masks(method: L2SNet, case: Case) -> dict[str, Array]:
@@ -118,11 +99,6 @@ def paper_masks(method: L2SNet, case: Case) -> dict[str, Array]:
     }
 
 
-def fused_row(off_cue: float) -> str:
-    """Name of the row of the adaptive threshold."""
-    return f"L2SNet, off-cue {off_cue:g}"
-
-
 def score(case: Case, mask: Array) -> Row:
     """The numbers of one (z, y, x) mask; Dice and FNV are NaN where there is no lesion (challenge2024).
 
@@ -135,33 +111,32 @@ def score(case: Case, mask: Array) -> Row:
     return measure(case.lesions.array > 0.5, mask, case.geometry.spacing_mm).row()
 
 
-def write_metrics(table: Table, method: L2SNet, weights: Path | None, name: str) -> None:
-    """Record a table under a name in metrics.json: the 2D row with the localizer, the others with the segmenter.
+def write_metrics(table: Table, method: Method, weights: Path | None, name: str) -> None:
+    """Record a table under a name in metrics.json, each row beside the network that the method keeps it with.
 
     Tables of other names stay, unless they are of other weights.
     """
-    rows = {LOCALIZER: {LOCALIZER_ROW}, SEGMENTER: set(table) - {LOCALIZER_ROW}}
-    for network, names in rows.items():
-        path = find_weights(network, weights) / METRICS
+    for role in method.roles:
+        path = find_weights(role, weights) / METRICS
         kept = {
             source: record
             for source, record in _read(path).items()
             if record["settings"]["weights_sha256"] == method.settings["weights_sha256"]
         }
-        part = {row: table[row] for row in table if row in names}
+        part = {row: table[row] for row in table if method.role_of(row) == role}
         record = {"settings": method.settings, "means": means(part), "cases": part}
         write_json({**kept, name: record}, path)
 
 
-def read_metrics(weights: Path | None) -> dict[str, dict[str, dict[str, Row]]]:
-    """Name to table, as `write_metrics` recorded them.
+def read_metrics(roles: Sequence[str], weights: Path | None) -> dict[str, dict[str, dict[str, Row]]]:
+    """Name to table, as `write_metrics` recorded them beside the networks of these roles.
 
     Raises
     ------
     WeightsError : nothing is recorded.
     """
     tables: dict[str, dict[str, dict[str, Row]]] = {}
-    folders = [find_weights(network, weights) for network in (LOCALIZER, SEGMENTER)]
+    folders = [find_weights(role, weights) for role in roles]
     for folder in folders:
         for name, record in _read(folder / METRICS).items():
             tables.setdefault(name, {}).update(with_nan(record["cases"]))

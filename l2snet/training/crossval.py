@@ -16,10 +16,10 @@ from l2snet.backend import load
 from l2snet.errors import InputError
 from l2snet.evaluation.records import Records, fingerprint
 from l2snet.evaluation.summary import Row
-from l2snet.evaluation.validate import SEGMENTER_ROW, predictions, score
+from l2snet.evaluation.validate import predictions, score
 from l2snet.export import export_run
 from l2snet.files import write_text
-from l2snet.pipeline import L2SNet
+from l2snet.pipeline import SEGMENTER_ROW, L2SNet
 from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_donors, read_study
 from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
