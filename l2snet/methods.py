@@ -5,10 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from l2snet.errors import InputError
 from l2snet.pipeline import L2SNet, Method
 from l2snet.stepbystep import StepByStep
+
+if TYPE_CHECKING:
+    from l2snet.training.plans import Plan
+    from l2snet.training.recipes import Recipe
 
 METHODS: dict[str, type[L2SNet | StepByStep]] = {"l2snet": L2SNet, "step-by-step": StepByStep}
 
@@ -51,6 +56,27 @@ def load_method(name: str, weights: Sequence[Path], device: str, precision: str,
     check_method(name)
     load: Callable[..., Method] = METHODS[name].from_weights
     return load(weights, device, precision, **_taken(name, load, options))
+
+
+def make_plan(name: str, choose: Callable[[Mapping[str, Recipe]], Recipe], **options: object) -> Plan[Any]:
+    """What a cross-validation of a method trains; needs the packages of training.
+
+    Parameters
+    ----------
+    choose : picks one of the named recipes of each of its networks.
+    options : of the method's plan; None leaves one at its default.
+
+    Raises
+    ------
+    InputError : there is no such method, or an option has no part in it.
+    """
+    check_method(name)
+    from l2snet.training.plans import L2SNetPlan, StepByStepPlan
+
+    plans: dict[str, type[L2SNetPlan | StepByStepPlan]] = {"l2snet": L2SNetPlan, "step-by-step": StepByStepPlan}
+    make: Callable[..., Plan[Any]] = plans[name]
+    taken = _taken(name, make, options)
+    return make(**{role: choose(recipes) for role, recipes in plans[name].named.items()}, **taken)
 
 
 def _taken(name: str, maker: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:

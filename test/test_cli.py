@@ -364,6 +364,8 @@ BAD_TRAINING_OPTIONS = {
     "train segmenter DATA run --recipe bogus": "recipe 'bogus' is not known; expected one of paper,",
     "train step-by-step DATA run --share 1,2": "expected a positive number for each of the 1 folders",
     "crossval DATA out --also MORE --share 1,x": "--share '1,x' was given; expected numbers",
+    "crossval DATA out --method nnunet": "method 'nnunet' is not known; expected one of l2snet, step-by-step",
+    "crossval DATA out --method step-by-step --inner-folds 3": "--inner-folds has no part in --method step-by-step",
     "ablation DATA out --hold-out a --seeds b": "--seeds 'b' was given; expected whole numbers",
 }
 

@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_step_by_step_training import TINY
 from torch import nn
 
 from l2snet import export
 from l2snet.backend import Network
 from l2snet.errors import InputError
+from l2snet.evaluation.records import Records
 from l2snet.evaluation.summary import Row
+from l2snet.methods import METHODS, make_plan
 from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.sources.autopet import patients_among, patients_of, with_patients, write_donors
-from l2snet.training import crossval as module
-from l2snet.training import train
+from l2snet.training import fold, plans, train
 from l2snet.training.cache import CachedCase
-from l2snet.training.crossval import WITHOUT_CUE, Setup, crossval, split
+from l2snet.training.crossval import Setup, crossval
 from l2snet.training.datasets import WindowDataset
-from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
+from l2snet.training.fold import split
+from l2snet.training.plans import WITHOUT_CUE, L2SNetPlan, StepByStepPlan
+from l2snet.training.recipes import LOCALIZERS, STEP_BY_STEPS, LocalizerRecipe, SegmenterRecipe
+from l2snet.training.step_by_step import CropDataset
 from l2snet.volume import Geometry, Volume, write_volume
 from l2snet.weights import CONFIG, NETWORK, NetworkConfig, read_config, sha256, write_sums
 
 SIZE = (20, 24, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
-SETUP = Setup(
-    LocalizerRecipe(epochs=1, steps_per_epoch=2, batch=2, crop=(32, 32), widths=(4, 4, 4, 4, 4), encoder_weights=None),
-    SegmenterRecipe(
-        epochs=1, steps_per_epoch=2, crop=(16, 16, 16), window=(16, 16, 16), widths=(2, 3), norm="channels"
-    ),
-    folds=2,
+LOCALIZER = LocalizerRecipe(
+    epochs=1, steps_per_epoch=2, batch=2, crop=(32, 32), widths=(4, 4, 4, 4, 4), encoder_weights=None
 )
+SEGMENTER = SegmenterRecipe(
+    epochs=1, steps_per_epoch=2, crop=(16, 16, 16), window=(16, 16, 16), widths=(2, 3), norm="channels"
+)
+SETUPS = {
+    "l2snet": Setup(L2SNetPlan(LOCALIZER, SEGMENTER), folds=2),
+    "step-by-step": Setup(StepByStepPlan(replace(TINY, epochs=1, cosine_epochs=1)), folds=2),
+}
+SETUP = SETUPS["l2snet"]
+ROWS = {
+    "l2snet": ["2D alone", "3D alone", "L2SNet, off-cue 0.5", "L2SNet, off-cue 0.9", "L2SNet, components", WITHOUT_CUE],
+    "step-by-step": ["Step-by-Step"],
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -77,7 +91,7 @@ def plain_weights() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "write_folder", write_folder)
         patch.setattr(train, "load_network", load_network)
-        patch.setattr(module, "load", load)
+        patch.setattr(fold, "load", load)
         yield
 
 
@@ -106,11 +120,56 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def write_bodies(root: Path) -> None:
+    for seed in (20, 21):
+        write_study(root / f"body_{seed}", seed)
+
+
 @pytest.fixture
 def bodies(tmp_path: Path) -> Path:
-    for seed in (20, 21):
-        write_study(tmp_path / "bodies" / f"body_{seed}", seed)
+    write_bodies(tmp_path / "bodies")
     return tmp_path / "bodies"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A cross-validation that nothing stopped; `root` holds data, bodies, cache and out."""
+
+    method: str
+    root: Path
+    table: dict[str, dict[str, Row]]
+
+    @property
+    def setup(self) -> Setup:
+        return SETUPS[self.method]
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    @property
+    def last(self) -> str:
+        """The network of a fold's last training."""
+        return list(self.setup.plan.recipes)[-1]
+
+    def again(self, out: Path, only: list[int] | None = None) -> dict[str, dict[str, Row]]:
+        return crossval([self.root / "data"], out, self.setup, self.root / "cache", [self.root / "bodies"], only=only)
+
+    def begun(self, out: Path, number: int) -> Path:
+        """A copy of its results in which the last training of a fold, and its tests, are still to be done."""
+        shutil.copytree(self.out, out)
+        for name in (f"weights/{self.last}", f"runs/weights_{self.last}", "cases"):
+            shutil.rmtree(out / f"fold_{number}" / name)
+        return out
+
+
+@pytest.fixture(scope="module", params=SETUPS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    root = tmp_path_factory.mktemp("whole")
+    write_data(root / "data")
+    write_bodies(root / "bodies")
+    begun = Whole(request.param, root, {})
+    return replace(begun, table=begun.again(begun.out))
 
 
 class FakeCase(CachedCase):
@@ -159,66 +218,68 @@ def test_the_patient_is_the_first_folder(data: Path, bodies: Path) -> None:
     assert with_patients(["second", "body_20"], found) == ["body_20", "p1", "second"]
 
 
-def test_no_step_sees_its_test_cases(tmp_path: Path, data: Path, bodies: Path) -> None:
-    out = tmp_path / "out"
-    table = crossval([data], out, SETUP, tmp_path / "cache", [bodies])
-    tests = json.loads((out / "folds.json").read_text())
-    everything = {"first", "second", "only2", "only3", "only4", "only5", "only6"}
-    assert sorted(name for names in tests for name in names) == sorted(everything)
-    for number, names in enumerate(tests):
-        fold = out / f"fold_{number}"
-        cases = (everything - set(names)) | {"body_20", "body_21"}
-        patients = patients_of([data, bodies])
-        kept = {*cases, *(patients[case] for case in cases)}
-        for folder in ("weights/localizer", "weights/segmenter", "without_cue/segmenter"):
-            config = read_config(fold / folder)
-            assert set(config.trained["cases"]) == kept
-            assert config.seen_cases == kept
-        assert read_config(fold / "without_cue/segmenter").trained["recipe"]["cue_weight"] == 0
-        cues = read_config(fold / "weights/segmenter").trained["cues"]
-        assert cues["cases_their_localizer_was_trained_on"] == []  # cues are out-of-fold
-        inner = [set(read_config(fold / f"inner_{i}/localizer").trained["cases"]) for i in range(2)]
-        assert inner[0] | inner[1] == kept
-        assert not inner[0] & inner[1]  # no patient is in both
-        assert not list(fold.rglob("checkpoint.safetensors"))
-    assert not list((tmp_path / "cache").rglob("cue-*.npy"))
-    assert list(table) == [
-        "SUV > 2", "2D alone", "3D alone", "L2SNet, off-cue 0.5", "L2SNet, off-cue 0.9", "L2SNet, components",
-        WITHOUT_CUE,
-    ]  # fmt: skip
-    assert all(set(rows) == everything for rows in table.values())
-    hot = table["SUV > 2"]
-    assert all(hot[name]["dice"] == 1 for name in everything - {"only4"})
+EVERYTHING = {"first", "second", "only2", "only3", "only4", "only5", "only6"}
+
+
+def trained_on(whole: Whole, number: int) -> set[str]:
+    """What a fold may train on, by names of studies and patients."""
+    tests = json.loads((whole.out / "folds.json").read_text())
+    assert sorted(name for names in tests for name in names) == sorted(EVERYTHING)
+    cases = (EVERYTHING - set(tests[number])) | {"body_20", "body_21"}
+    return set(with_patients(cases, patients_of([whole.root / "data", whole.root / "bodies"])))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_step_sees_its_test_cases(whole: Whole, number: int) -> None:
+    kept, folder = trained_on(whole, number), whole.out / f"fold_{number}"
+    for name, role in whole.setup.plan.tested:
+        config = read_config(folder / name / role)
+        assert set(config.trained["cases"]) == kept
+        assert config.seen_cases == kept
+    for path in folder.rglob(CONFIG):
+        assert read_config(path.parent).seen_cases <= kept
+    assert not list(folder.rglob("checkpoint.safetensors"))
+
+
+def test_the_rows_are_of_every_case(whole: Whole) -> None:
+    assert list(whole.table) == ["SUV > 2", *ROWS[whole.method]]
+    assert all(set(rows) == EVERYTHING for rows in whole.table.values())
+    hot = whole.table["SUV > 2"]
+    assert all(hot[name]["dice"] == 1 for name in EVERYTHING - {"only4"})
     assert np.isnan(hot["only4"]["dice"])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Row]]]:
-    """A cross-validation that nothing stopped; its folder holds data, cache and out."""
-    root = tmp_path_factory.mktemp("whole")
-    write_data(root / "data")
-    return root, crossval([root / "data"], root / "out", SETUP, root / "cache")
+@pytest.mark.parametrize("whole", ["l2snet"], indirect=True)
+@pytest.mark.parametrize("number", [0, 1])
+def test_cues_are_out_of_fold(whole: Whole, number: int) -> None:
+    kept, folder = trained_on(whole, number), whole.out / f"fold_{number}"
+    assert read_config(folder / "without_cue/segmenter").trained["recipe"]["cue_weight"] == 0
+    cues = read_config(folder / "weights/segmenter").trained["cues"]
+    assert cues["cases_their_localizer_was_trained_on"] == []
+    inner = [set(read_config(folder / f"inner_{i}/localizer").trained["cases"]) for i in range(2)]
+    assert inner[0] | inner[1] == kept
+    assert not inner[0] & inner[1]
+    assert not list((whole.root / "cache").rglob("cue-*.npy"))
 
 
 @pytest.mark.parametrize(
-    ("holder", "name", "call"),
+    ("whole", "holder", "name", "call"),
     [
-        pytest.param(WindowDataset, "__getitem__", 7, id="in an epoch of the second segmenter"),
-        pytest.param(module, "export_run", 8, id="before the second fold's weights"),
-        pytest.param(module, "predictions", 3, id="between two test cases"),
-        pytest.param(Path, "unlink", 7, id="while the first fold is tidied up"),
+        pytest.param("l2snet", WindowDataset, "__getitem__", 3, id="in an epoch of the second segmenter"),
+        pytest.param("l2snet", fold, "export_run", 1, id="before its weights are there"),
+        pytest.param("l2snet", Records, "put", 2, id="between two test cases"),
+        pytest.param("l2snet", Path, "unlink", 3, id="while the first fold is tidied up"),
+        pytest.param("step-by-step", CropDataset, "__getitem__", 3, id="Step-by-Step, in an epoch"),
+        pytest.param("step-by-step", fold, "export_run", 1, id="Step-by-Step, before its weights are there"),
+        pytest.param("step-by-step", Records, "put", 2, id="Step-by-Step, between two test cases"),
     ],
+    indirect=["whole"],
 )
 def test_a_stopped_cross_validation_goes_on_to_the_same_result(
-    tmp_path: Path,
-    whole: tuple[Path, dict[str, dict[str, Row]]],
-    monkeypatch: pytest.MonkeyPatch,
-    holder: object,
-    name: str,
-    call: int,
+    tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, holder: object, name: str, call: int
 ) -> None:
     """Stopped in the n-th call of something, and started again: the same weights, to the bit, and the same table."""
-    root, table = whole
+    out = whole.begun(tmp_path / "out", 0)
     step: Callable[..., object] = getattr(holder, name)
     calls = []
 
@@ -230,28 +291,59 @@ def test_a_stopped_cross_validation_goes_on_to_the_same_result(
 
     monkeypatch.setattr(holder, name, stopped)
     with pytest.raises(KeyboardInterrupt):
-        crossval([root / "data"], tmp_path / "out", SETUP, root / "cache")
+        whole.again(out)
     monkeypatch.undo()
     assert len(calls) == call
-    again = crossval([root / "data"], tmp_path / "out", SETUP, root / "cache")
-    np.testing.assert_equal(again, table)
-    networks = sorted(path.relative_to(root / "out") for path in (root / "out").rglob("SHA256SUMS"))
-    assert len(networks) == 2 * (SETUP.inner_folds + 3)
+    np.testing.assert_equal(whole.again(out), whole.table)
+    networks = sorted(path.relative_to(whole.out) for path in whole.out.rglob("SHA256SUMS"))
+    assert len(networks) == 2 * {"l2snet": 5, "step-by-step": 1}[whole.method]
     for path in networks:
-        assert (tmp_path / "out" / path).read_text() == (root / "out" / path).read_text()
-    assert not list((root / "cache").rglob("cue-*.npy"))
+        assert (out / path).read_text() == (whole.out / path).read_text()
+    assert not list((whole.root / "cache").rglob("cue-*.npy"))
 
 
-def test_a_fold_alone(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines run a fold each in one folder; a finished one trains nothing again."""
-    first = crossval([data], tmp_path / "out", SETUP, tmp_path / "cache", only=[0])
-    tests = json.loads((tmp_path / "out" / "folds.json").read_text())
-    assert set(first["3D alone"]) == set(tests[0])
-    both = crossval([data], tmp_path / "out", SETUP, tmp_path / "cache", only=[1])
-    assert set(both["3D alone"]) == {*tests[0], *tests[1]}
-    monkeypatch.setattr(module, "train_localizer", None)
-    monkeypatch.setattr(module, "predictions", None)
-    np.testing.assert_equal(crossval([data], tmp_path / "out", SETUP, tmp_path / "cache"), both)
+def test_a_fold_alone(tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines run a fold each in one folder; a finished one trains and tests nothing again."""
+    out = whole.begun(tmp_path / "out", 1)
+    tests = json.loads((out / "folds.json").read_text())
+    assert all(set(rows) == set(tests[0]) for rows in whole.again(out, [0]).values())
+    np.testing.assert_equal(whole.again(out, [1]), whole.table)
+    for holder, name in ((fold, "export_run"), (plans, "train_localizer"), (plans, "train_segmenter"),
+                         (plans, "train_step_by_step"), (plans, "predictions")):  # fmt: skip
+        monkeypatch.setattr(holder, name, None)
+    np.testing.assert_equal(whole.again(out), whole.table)
+
+
+def test_the_folds_are_the_same_whatever_the_method(tmp_path: Path, data: Path) -> None:
+    """So that tables of two methods can be set beside each other; folders in another order than names."""
+    (data / "p2").rename(data / "z2")
+    for method, setup in SETUPS.items():
+        crossval([data], tmp_path / method, setup, tmp_path / "cache", only=[])
+    first, second = (json.loads((tmp_path / method / "folds.json").read_text()) for method in SETUPS)
+    assert first == second
+
+
+def test_settings_are_written_as_ever(tmp_path: Path, data: Path) -> None:
+    """A folder is known by this text: its order is part of it."""
+    crossval([data], tmp_path / "out", SETUP, tmp_path / "cache", only=[])
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    expected = ["localizer", "segmenter", "folds", "inner_folds", "seed", "pretrained", "resample_ct", "cases"]
+    assert list(settings) == expected
+
+
+def test_every_method_has_a_plan() -> None:
+    """Made of its recipes of one name; options that are None stay at their defaults."""
+    for method, kind in METHODS.items():
+        plan = make_plan(method, lambda named: named["small"], inner_folds=None)
+        assert list(plan.recipes) == list(kind.roles)
+        assert all(recipe.name == "small" for recipe in plan.recipes.values())
+    assert make_plan("l2snet", lambda named: named["paper"], inner_folds=3).options == {"inner_folds": 3}
+    with pytest.raises(InputError, match="inner_folds is 1; expected at least 2"):
+        make_plan("l2snet", lambda named: named["paper"], inner_folds=1)
+    with pytest.raises(InputError, match="--inner-folds has no part in --method step-by-step; leave it out"):
+        make_plan("step-by-step", lambda named: named["paper"], inner_folds=3)
+    assert make_plan("l2snet", lambda named: named["paper"]).recipes["localizer"] == LOCALIZERS["paper"]
+    assert make_plan("step-by-step", lambda named: named["paper"]).recipes["step_by_step"] == STEP_BY_STEPS["paper"]
 
 
 def test_a_fold_that_is_not_there_is_refused(tmp_path: Path, data: Path) -> None:
@@ -278,21 +370,20 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, data: Pat
         crossval([data], tmp_path / "out", SETUP, tmp_path / "cache", [bodies], only=[])
 
 
-def test_weights_that_saw_a_test_case_are_refused(tmp_path: Path, data: Path, bodies: Path) -> None:
-    """Weights from bodies may be started from; weights from the data may not."""
-    crossval([data], tmp_path / "out", SETUP, tmp_path / "cache", only=[0])
-    weights = tmp_path / "out" / "fold_0" / "weights"
-    setup = replace(SETUP, pretrained=weights)
+def test_weights_that_saw_a_test_case_are_refused(tmp_path: Path, whole: Whole) -> None:
+    """Weights from other patients may be started from; weights from the data may not."""
+    weights, cache = whole.out / "fold_0" / "weights", tmp_path / "cache"
+    setup = replace(whole.setup, pretrained=weights)
     with pytest.raises(InputError, match="which would be tested"):
-        crossval([data], tmp_path / "more", setup, tmp_path / "cache", only=[])
-    # Another study of a patient.
-    seen = max(read_config(weights / "localizer").seen_cases)
-    assert seen in {"p5", "p6"}
+        crossval([whole.root / "data"], tmp_path / "more", setup, cache, only=[])
+    # Another study of a patient whom the weights know by the name of one.
+    before = read_config(weights / whole.last).seen_cases
+    seen = min(before - {"body_20", "body_21"})
     write_study(tmp_path / "again" / seen / "later", 40)
     with pytest.raises(InputError, match=f"was trained on {seen}, which would be tested"):
-        crossval([tmp_path / "again"], tmp_path / "more", setup, tmp_path / "cache", only=[])
+        crossval([tmp_path / "again"], tmp_path / "more", setup, cache, only=[])
     for seed in range(30, 36):
         write_study(tmp_path / "others" / f"other_{seed}", seed)
-    crossval([tmp_path / "others"], tmp_path / "third", setup, tmp_path / "cache", only=[0])
-    started = read_config(tmp_path / "third" / "fold_0" / "weights" / "localizer")
-    assert started.seen_cases > read_config(weights / "localizer").seen_cases
+    crossval([tmp_path / "others"], tmp_path / "third", setup, cache, only=[0])
+    for role in setup.plan.recipes:
+        assert read_config(tmp_path / "third" / "fold_0" / "weights" / role).seen_cases > before

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from l2snet.cli.extras import EVALUATION, TRAINING, needs, require
-from l2snet.cli.options import CompileOption, RecipeOption, TrainingDataArgument, TrainingOptions, names, with_options
+from l2snet.cli.options import (
+    CompileOption,
+    MethodOption,
+    RecipeOption,
+    TrainingDataArgument,
+    TrainingOptions,
+    names,
+    with_options,
+)
 from l2snet.errors import InputError
 from l2snet.progress import is_first_process
 
@@ -21,15 +29,18 @@ def crossval(
     data: TrainingDataArgument,
     out: Annotated[Path, typer.Argument(help="Folder for folds, runs, weights and table; what was stopped goes on.")],
     *,
+    method: MethodOption = "l2snet",
     recipe: RecipeOption = "paper",
     folds: Annotated[int, typer.Option(min=2, help="Parts of the patients.")] = 5,
-    inner_folds: Annotated[int, typer.Option(min=2, help="Parts of a training set, for its cues.")] = 2,
+    inner_folds: Annotated[
+        int | None, typer.Option(min=2, help="l2snet: parts of a training set, for its cues (default: 2).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the parts.")] = 0,
     also: Annotated[
         list[Path] | None, typer.Option("--also", help="Studies to train on in every fold and never test; repeatable.")
     ] = None,
     pretrained: Annotated[
-        Path | None, typer.Option(help="Weights folder (holds localizer/ and segmenter/) to start every training from.")
+        Path | None, typer.Option(help="Weights folder (holds the method's networks) to start every training from.")
     ] = None,
     fold: Annotated[
         list[int] | None, typer.Option(help="Run this fold alone, from 0; repeatable (for several machines).")
@@ -37,21 +48,16 @@ def crossval(
     compiled: CompileOption = False,
     options: TrainingOptions,
 ) -> None:
-    """Train and test by patient-level cross-validation: the rows of the paper's Table 1."""
+    """Train and test a method by patient-level cross-validation: the rows of l2snet validate, of unseen cases alone."""
+    require("cross-validation", "train", *TRAINING, *EVALUATION)
     with needs("cross-validation", "train"):
         from l2snet.evaluation.validate import report
-        from l2snet.training.crossval import Machine, Setup, crossval, write_table
-        from l2snet.training.recipes import LOCALIZERS, SEGMENTERS
+        from l2snet.methods import make_plan
+        from l2snet.training.crossval import Setup, crossval, write_table
+        from l2snet.training.fold import Machine
     folders = [*data, *(also or [])]
-    setup = Setup(
-        options.choose(LOCALIZERS, recipe, folders),
-        options.choose(SEGMENTERS, recipe, folders),
-        folds,
-        inner_folds,
-        seed,
-        pretrained,
-        options.resample_ct,
-    )
+    plan = make_plan(method, lambda named: options.choose(named, recipe, folders), inner_folds=inner_folds)
+    setup = Setup(plan, folds, seed, pretrained, options.resample_ct)
     machine = Machine(options.device, options.workers, compiled)
     text = report(crossval(data, out, setup, options.cache, also or [], machine, fold))
     if is_first_process():

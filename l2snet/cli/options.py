@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import wraps
@@ -81,7 +81,7 @@ class TrainingOptions:
     device: DeviceOption = Device.auto
     workers: WorkersOption = 1
 
-    def choose(self, recipes: dict[str, R], name: str, data: list[Path]) -> R:
+    def choose(self, recipes: Mapping[str, R], name: str, data: list[Path]) -> R:
         """The recipe of this name, with the shares of the data folders."""
         return replace(recipe_named(recipes, name), shares=shares(self.share, data))
 
@@ -147,7 +147,7 @@ def shares(text: str, data: list[Path]) -> tuple[float, ...] | None:
     return numbers
 
 
-def recipe_named(recipes: dict[str, R], name: str) -> R:
+def recipe_named(recipes: Mapping[str, R], name: str) -> R:
     """The recipe of this name."""
     if name not in recipes:
         raise InputError(f"recipe {name!r} is not known; expected one of {', '.join(recipes)}")

@@ -15,16 +15,16 @@ from l2snet.errors import InputError
 from l2snet.evaluation.records import Records
 from l2snet.evaluation.summary import Row
 from l2snet.evaluation.validate import score
-from l2snet.export import export_run
 from l2snet.sources.autopet import find_studies, patients_among, read_study
 from l2snet.stepbystep import CHANNELS, StepByStep
 from l2snet.training.distributed import in_turn
-from l2snet.training.loop import CHECKPOINT, start_record
+from l2snet.training.fold import train_once
+from l2snet.training.loop import start_record
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.step_by_step import train_step_by_step
 from l2snet.training.store import StoredCase
 from l2snet.training.train import learnt_from
-from l2snet.weights import CONFIG, STEP_BY_STEP
+from l2snet.weights import STEP_BY_STEP
 
 logger = logging.getLogger(__name__)
 
@@ -89,16 +89,13 @@ class Ablation:
         return results
 
     def _train(self, folder: Path, recipe: StepByStepRecipe, cases: Sequence[StoredCase]) -> None:
-        """A run to its weights; the checkpoint, some ten times as large, goes."""
-        weights = folder / "weights" / STEP_BY_STEP
-        if (weights / CONFIG).is_file():
-            return
-        run = folder / "run"
-        train_step_by_step(cases, recipe, run, self.device, self.workers)
-        with in_turn(self.device):
-            if not (weights / CONFIG).is_file():
-                export_run(run, weights)
-            (run / CHECKPOINT).unlink(missing_ok=True)
+        run, device = folder / "run", self.device
+        train_once(
+            lambda: train_step_by_step(cases, recipe, run, device, self.workers),
+            run,
+            folder / "weights" / STEP_BY_STEP,
+            device,
+        )
 
     def _test(self, folder: Path, studies: Sequence[Path], resample_ct: bool) -> dict[str, Row]:
         network = load(folder / "weights" / STEP_BY_STEP, self.device)

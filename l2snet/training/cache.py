@@ -71,6 +71,11 @@ class CachedCase:
         """Lesion mask, uint8."""
         return _mapped(self.folder / "lesions.npy")
 
+    @property
+    def has_lesions(self) -> bool:
+        """Whether it has any lesion voxel."""
+        return bool(self.lesions.any())
+
     @cached_property
     def organs(self) -> Array | None:
         """Labels of `OrganClass`, uint8; None where the case has none."""

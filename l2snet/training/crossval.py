@@ -1,39 +1,30 @@
-"""Patient-level cross-validation of both phases: no step of a fold sees its test cases (paper section 4, Table 1)."""
+"""Patient-level cross-validation of a method: no step of a fold sees its test cases."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from typing import Any
 
 from l2snet import __version__
-from l2snet.backend import load
 from l2snet.errors import InputError
 from l2snet.evaluation.records import Records, fingerprint
 from l2snet.evaluation.summary import Row
-from l2snet.evaluation.validate import predictions, score
-from l2snet.export import export_run
+from l2snet.evaluation.validate import score
 from l2snet.files import write_text
-from l2snet.pipeline import SEGMENTER_ROW, L2SNet
 from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_donors, read_study
-from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
-from l2snet.training.loop import CHECKPOINT, start_record
-from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
-from l2snet.training.train import cached_cases, cue_name, train_localizer, train_segmenter, write_cues
-from l2snet.weights import CONFIG, LOCALIZER, NETWORK, SEGMENTER, read_config, read_sums
+from l2snet.training.fold import Fold, Machine, split
+from l2snet.training.loop import start_record
+from l2snet.training.plans import Plan
+from l2snet.weights import SUMS, read_config, read_sums
 
 logger = logging.getLogger(__name__)
 
-FOLDS, SETTINGS, WEIGHTS, RECORDS = "folds.json", "settings.json", "weights", "cases"
-WITHOUT_CUE = "3D alone, trained without cue"
-# Folder and network of the three trainings of a fold that are tested.
-TESTED = ((WEIGHTS, LOCALIZER), (WEIGHTS, SEGMENTER), ("without_cue", SEGMENTER))
+FOLDS, SETTINGS, RECORDS = "folds.json", "settings.json", "cases"
 
 
 @dataclass(frozen=True)
@@ -42,54 +33,39 @@ class Setup:
 
     Attributes
     ----------
-    localizer, segmenter : recipes of the two phases; the segmenter is also trained with `cue_weight` 0.
+    plan : the method's trainings and their recipes.
     folds : parts of the patients, each the test set of one fold.
-    inner_folds : parts of a fold's training set; the cue of a case is by a localizer trained on the other parts.
     seed : of the parts.
-    pretrained : weights folder (holds localizer/ and segmenter/) that every training starts from; None: none.
+    pretrained : weights folder (holds one for each of the method's networks) to start every training from; None: none.
     resample_ct : bring a CT on another grid onto the PET's.
     """
 
-    localizer: LocalizerRecipe
-    segmenter: SegmenterRecipe
+    plan: Plan[Any]
     folds: int = 5
-    inner_folds: int = 2
     seed: int = 0
     pretrained: Path | None = None
     resample_ct: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("folds", "inner_folds"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 2")
+        if self.folds < 2:
+            raise InputError(f"folds is {self.folds}; expected at least 2")
+
+    @property
+    def starts(self) -> dict[str, Path]:
+        """Role to the weights folder that its trainings start from; empty where they start anew."""
+        return {} if self.pretrained is None else {role: self.pretrained / role for role in self.plan.recipes}
 
     def to_dict(self) -> dict[str, object]:
-        """All settings; equal for equal setups."""
+        """All settings; equal for equal setups. Their order is part of the text that a folder is known by."""
+        starts = {role: (folder / SUMS).read_text("utf-8") for role, folder in self.starts.items()}
         return {
-            "localizer": json.loads(self.localizer.to_json()),
-            "segmenter": json.loads(self.segmenter.to_json()),
+            **{role: json.loads(recipe.to_json()) for role, recipe in self.plan.recipes.items()},
             "folds": self.folds,
-            "inner_folds": self.inner_folds,
+            **self.plan.options,
             "seed": self.seed,
-            "pretrained": None if self.pretrained is None else _pretrained_hashes(self.pretrained),
+            "pretrained": starts or None,
             "resample_ct": self.resample_ct,
         }
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how it runs; results differ by rounding alone.
-
-    Attributes
-    ----------
-    device : "auto", "cpu" or "cuda".
-    workers : processes that make samples.
-    compiled : let torch.compile fuse the 3D network.
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    compiled: bool = False
 
 
 def crossval(
@@ -123,146 +99,66 @@ def crossval(
         raise InputError(f"fold {max(only)} was asked for; there are folds 0 to {setup.folds - 1}")
     patients = patients_of([*data, *also])
     folders = {folder.name: folder for root in data for folder in find_studies(root)}
-    _check_unseen({patients[name] for name in folders}, patients, also, setup.pretrained)
+    _check_unseen({patients[name] for name in folders}, patients, also, list(setup.starts.values()))
     with in_turn(machine.device):
-        cases = cached_cases([*data, *also], cache, frozenset(), setup.resample_ct)
-    tested = [case for case in cases if case.source < len(data)]
+        cases = setup.plan.cases([*data, *also], cache, setup.resample_ct)
+    by_name = {case.name: case for case in cases}
+    tested = [by_name[name] for name in folders]  # in one order, and so in the same folds, whatever the method
     parts = split(tested, patients, setup.folds, setup.seed)
     sources = [[case.name for case in cases if case.source == source] for source in range(len(data) + len(also))]
     start_record(out / SETTINGS, json.dumps({**setup.to_dict(), "cases": sources}, indent=1) + "\n")
     start_record(out / FOLDS, json.dumps([[case.name for case in part] for part in parts], indent=1) + "\n")
     table: dict[str, dict[str, Row]] = {}
     for number, part in enumerate(parts):
-        fold = _Fold(out / f"fold_{number}", setup, machine, patients)
+        fold = Fold(out / f"fold_{number}", machine, patients, setup.seed, setup.pretrained)
+        tests = _Tests(fold, setup, [folders[case.name] for case in part])
         if only is None or number in only:
-            fold.train([case for case in cases if case not in part])
+            setup.plan.train(fold, [case for case in cases if case not in part])
             with in_turn(machine.device):
-                fold.test([folders[case.name] for case in part])
-        for name, rows in fold.rows([folders[case.name] for case in part]).items():
+                tests.run()
+        for name, rows in tests.rows().items():
             table.setdefault(name, {}).update(rows)
     return table
 
 
-def split(cases: Sequence[CachedCase], patients: Mapping[str, str], parts: int, seed: int) -> list[list[CachedCase]]:
-    """Parts of about equal size; no patient is in two, and cases with and without lesions are spread evenly.
-
-    Raises
-    ------
-    InputError : fewer patients than parts, in all or of either kind.
-    """
-    groups = [patients[case.name] for case in cases]
-    if len(set(groups)) < parts:
-        raise InputError(f"{len(set(groups))} patients cannot be shared among {parts} folds; ask for fewer folds")
-    labels = [int(case.lesions.any()) for case in cases]
-    if max(labels.count(kind) for kind in (0, 1)) < parts:
-        raise InputError(f"{len(cases)} cases cannot be spread evenly over {parts} folds; ask for fewer folds")
-    # Where one kind of case is rarer than there are folds, some folds have none of it.
-    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    return [[cases[i] for i in test] for _, test in splitter.split(np.zeros(len(cases)), labels, groups)]
-
-
 @dataclass(frozen=True)
-class _Fold:
-    """One fold: its folder holds a run and a weights folder per training, and a record per test case."""
+class _Tests:
+    """The test cases of a fold, with a record for each that is scored."""
 
-    folder: Path
+    fold: Fold
     setup: Setup
-    machine: Machine
-    patients: Mapping[str, str]
+    studies: Sequence[Path]
 
-    def train(self, cases: Sequence[CachedCase]) -> None:
-        """Inner localizers, localizer, segmenter with cues by the inner ones, and segmenter without."""
-        setup = self.setup
-        inner = []
-        for number, part in enumerate(split(cases, self.patients, setup.inner_folds, setup.seed)):
-            name = f"inner_{number}"
-            inner.append(self._weights(name, LOCALIZER))
-            self._localizer(name, [case for case in cases if case not in part])
-        self._localizer(WEIGHTS, cases)
-        plain = replace(setup.segmenter, cue_weight=0.0)
-        if not self._is_done("without_cue", SEGMENTER):
-            self._segmenter("without_cue", cases, plain)
-        if not self._is_done(WEIGHTS, SEGMENTER):
-            with in_turn(self.machine.device):
-                localizers = [load(folder, self.machine.device, "fast") for folder in inner]
-                with_cues = write_cues(cases, localizers, self._run(WEIGHTS, SEGMENTER))
-            self._segmenter(WEIGHTS, with_cues, setup.segmenter)
-        for folder in inner:
-            for case in cases:
-                replace(case, cue_name=cue_name(read_sums(folder)[NETWORK])).cue_path.unlink(missing_ok=True)
-
-    def test(self, folders: Sequence[Path]) -> None:
-        """Score the fold's test cases; those that are scored are kept."""
-        records = Records(self.folder / RECORDS)
-        missing = [folder for folder in folders if records.get(folder.name, self._key(folder)) is None]
+    def run(self) -> None:
+        """Score the test cases; those that are scored are kept."""
+        missing = [study for study in self.studies if self._records.get(study.name, self._key(study)) is None]
         if not missing:
             return
-        localizer, segmenter, plain = (load(self._weights(*one), self.machine.device) for one in TESTED)
-        for folder in missing:
-            case = read_study(folder, self.setup.resample_ct, ct_optional=True)
-            without_cue = predictions(L2SNet([localizer], [plain]), case)[SEGMENTER_ROW]
-            masks = {**predictions(L2SNet([localizer], [segmenter]), case), WITHOUT_CUE: without_cue}
-            records.put(folder.name, self._key(folder), {name: score(case, mask) for name, mask in masks.items()})
-            logger.info("%s: %s tested", self.folder.name, folder.name)
+        networks = [self.fold.load(*one) for one in self.setup.plan.tested]
+        for study in missing:
+            case = read_study(study, self.setup.resample_ct, ct_optional=True)
+            rows = {name: score(case, mask) for name, mask in self.setup.plan.masks(networks, case).items()}
+            self._records.put(study.name, self._key(study), rows)
+            logger.info("%s: %s tested", self.fold.folder.name, study.name)
 
-    def rows(self, folders: Sequence[Path]) -> dict[str, dict[str, Row]]:
+    def rows(self) -> dict[str, dict[str, Row]]:
         """Row name to case name to numbers, of the cases that are tested."""
-        records = Records(self.folder / RECORDS)
         table: dict[str, dict[str, Row]] = {}
-        if all(self._is_done(*one) for one in TESTED):
-            for folder in folders:
-                for name, row in (records.get(folder.name, self._key(folder)) or {}).items():
-                    table.setdefault(name, {})[folder.name] = row
+        if all(self.fold.is_done(*one) for one in self.setup.plan.tested):
+            for study in self.studies:
+                for name, row in (self._records.get(study.name, self._key(study)) or {}).items():
+                    table.setdefault(name, {})[study.name] = row
         return table
 
-    def _key(self, folder: Path) -> object:
+    @property
+    def _records(self) -> Records:
+        return Records(self.fold.folder / RECORDS)
+
+    def _key(self, study: Path) -> object:
         """What the numbers of a test case depend on."""
-        files = [fingerprint(folder / name) for name in (SUV, LESIONS)]
-        return [__version__, self.setup.resample_ct, files, [read_sums(self._weights(*one)) for one in TESTED]]
-
-    def _localizer(self, name: str, cases: Sequence[CachedCase]) -> None:
-        if self._is_done(name, LOCALIZER):
-            return
-        machine, run = self.machine, self._run(name, LOCALIZER)
-        train_localizer(
-            cases,
-            self.setup.localizer,
-            run,
-            machine.device,
-            machine.workers,
-            pretrained=_part(self.setup.pretrained, LOCALIZER),
-        )
-        self._finish(name, LOCALIZER)
-
-    def _segmenter(self, name: str, cases: Sequence[CachedCase], recipe: SegmenterRecipe) -> None:
-        machine, run = self.machine, self._run(name, SEGMENTER)
-        train_segmenter(
-            cases,
-            recipe,
-            run,
-            machine.device,
-            machine.workers,
-            pretrained=_part(self.setup.pretrained, SEGMENTER),
-            compiled=machine.compiled,
-        )
-        self._finish(name, SEGMENTER)
-
-    def _finish(self, name: str, network: str) -> None:
-        """A run to its weights; the checkpoint, some ten times as large, goes."""
-        run = self._run(name, network)
-        with in_turn(self.machine.device):
-            if not self._is_done(name, network):
-                export_run(run, self._weights(name, network))
-            (run / CHECKPOINT).unlink(missing_ok=True)
-
-    def _is_done(self, name: str, network: str) -> bool:
-        return (self._weights(name, network) / CONFIG).is_file()
-
-    def _weights(self, name: str, network: str) -> Path:
-        return self.folder / name / network
-
-    def _run(self, name: str, network: str) -> Path:
-        return self.folder / "runs" / f"{name}_{network}"
+        files = [fingerprint(study / name) for name in (SUV, LESIONS)]
+        sums = [read_sums(self.fold.weights(*one)) for one in self.setup.plan.tested]
+        return [__version__, self.setup.resample_ct, files, sums]
 
 
 def write_table(text: str, out: Path) -> Path:
@@ -272,22 +168,19 @@ def write_table(text: str, out: Path) -> Path:
     return path
 
 
-def _part(weights: Path | None, network: str) -> Path | None:
-    return None if weights is None else weights / network
+def _check_unseen(tested: Set[str], patients: Mapping[str, str], also: Sequence[Path], starts: Sequence[Path]) -> None:
+    """Refuse studies to train on, and weights to start from, that have seen a patient to be tested.
 
-
-def _pretrained_hashes(weights: Path) -> dict[str, str]:
-    return {network: (weights / network / "SHA256SUMS").read_text("utf-8") for network in (LOCALIZER, SEGMENTER)}
-
-
-def _check_unseen(tested: Set[str], patients: Mapping[str, str], also: Sequence[Path], pretrained: Path | None) -> None:
-    """Refuse studies to train on, and weights to start from, that have seen a patient to be tested."""
+    Parameters
+    ----------
+    starts : weights folders.
+    """
     studies = [folder for root in also for folder in find_studies(root)]
     always = {name for folder in studies for name in (folder.name, *read_donors(folder))}
     both = sorted(tested & patients_among(always, patients))
     if both:
         raise InputError(f"{', '.join(both[:3])} would be tested and always trained on; leave them out of one")
-    for folder in [] if pretrained is None else [pretrained / network for network in (LOCALIZER, SEGMENTER)]:
+    for folder in starts:
         both = sorted(tested & patients_among(read_config(folder).seen_cases, patients))
         if both:
             raise InputError(

@@ -100,8 +100,16 @@ class TrainingCase(Protocol):
         """Name of its patient; "" where that is the case's."""
 
     @property
+    def source(self) -> int:
+        """Number of the data folder that it is from."""
+
+    @property
     def ct(self) -> object | None:
         """Its CT, or None."""
+
+    @property
+    def has_lesions(self) -> bool:
+        """Whether it has any lesion voxel."""
 
     @property
     def donors(self) -> Sequence[str]:
