@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -163,13 +164,24 @@ class Whole:
         return out
 
 
-@pytest.fixture(scope="module", params=SETUPS)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    root = tmp_path_factory.mktemp("whole")
-    write_data(root / "data")
-    write_bodies(root / "bodies")
-    begun = Whole(request.param, root, {})
-    return replace(begun, table=begun.again(begun.out))
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """Each method's, made once."""
+
+    @cache
+    def make(method: str) -> Whole:
+        root = tmp_path_factory.mktemp("whole")
+        write_data(root / "data")
+        write_bodies(root / "bodies")
+        begun = Whole(method, root, {})
+        return replace(begun, table=begun.again(begun.out))
+
+    return make
+
+
+@pytest.fixture(params=SETUPS)
+def whole(request: pytest.FixtureRequest, wholes: Callable[[str], Whole]) -> Whole:
+    return wholes(request.param)
 
 
 class FakeCase(CachedCase):
