@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from l2snet import __version__
-from l2snet.cli import cohort, data, evaluation, experiments, predict, prepare, report, train, weights
+from l2snet.cli import cohort, data, doctor, evaluation, experiments, predict, prepare, report, train, weights
 from l2snet.errors import L2SNetError
 from l2snet.progress import is_first_process
 
 logger = logging.getLogger(__name__)
-# What shells give a program that Ctrl-C ended.
-INTERRUPTED = 130
+# What shells give a program that Ctrl-C or SIGTERM ended.
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     help="Tumour segmentation in whole-body FDG-PET/CT. Not a medical device.",
@@ -27,6 +31,7 @@ app = typer.Typer(
 # In the order of the help; commands of a group without a name are the program's own.
 for group, name in (
     (predict, None),
+    (doctor, None),
     (cohort, None),
     (prepare, "prepare"),
     (data, None),
@@ -54,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     level = logging.INFO if is_first_process() else logging.ERROR
     logging.basicConfig(level=logging.DEBUG if debug else level, format="%(message)s", stream=sys.stderr)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(arguments, prog_name="l2snet", standalone_mode=False)
     except L2SNetError as error:
@@ -73,6 +80,15 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # Typer takes the interrupt for itself
         _fail("interrupted", INTERRUPTED, debug=False)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """End as an error does, so that files written aside are removed.
+
+    A container's first process, such as the one that `docker stop` ends, would not even be ended without a handler.
+    """
+    os.write(2, b"terminated\n")  # the signal may have come in the middle of a write to sys.stderr
+    sys.exit(TERMINATED)
 
 
 def _fail(sentence: str, code: int, debug: bool) -> None:
