@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from l2snet.errors import DeviceError, MissingPackageError, WeightsError, reason
+from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError, reason
 from l2snet.volume import Array
 from l2snet.weights import NETWORK, NetworkConfig, read_config, read_sums
 
@@ -26,6 +27,8 @@ DEVICES = ("auto", "cpu", "cuda")
 # exact: float32 throughout. fast: bfloat16 (CPU) or TensorFloat-32 (GPU) where the hardware has it.
 PRECISIONS = ("exact", "fast")
 MAX_COMPILED = 2
+# What ONNX Runtime, CUDA, cuBLAS and cuDNN say when the GPU's memory does not do.
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|alloc(?:ation)?_failed", re.IGNORECASE)
 
 Run = Callable[[Array], Array]
 
@@ -135,10 +138,15 @@ def _cuda_session(model: bytes | str, precision: str = "exact") -> Any:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
     except Exception as error:
-        raise DeviceError(f"the CUDA provider does not start ({reason(error)})") from error
+        raise _device_error("the CUDA provider does not start", error) from error
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("the CUDA provider does not start; do the CUDA and cuDNN libraries match onnxruntime-gpu?")
     return session
+
+
+def _device_error(what: str, error: Exception) -> DeviceError:
+    kind = DeviceMemoryError if _NO_MEMORY.search(str(error)) else DeviceError
+    return kind(f"{what} ({reason(error)})")
 
 
 def _identity_model() -> bytes:
@@ -162,10 +170,39 @@ def _onnxruntime(path: Path, precision: str) -> tuple[str, Run]:
     name = session.get_inputs()[0].name
 
     def run(batch: Array) -> Array:
-        out: Array = session.run(None, {name: batch})[0]
+        try:
+            out: Array = session.run(None, {name: batch})[0]
+        except Exception as error:
+            raise _device_error("the GPU failed; --device cpu does without it", error) from error
         return out
 
-    return f"onnxruntime {onnxruntime.__version__} cuda {'tf32' if precision == 'fast' else 'f32'}", run
+    kind = "tf32" if precision == "fast" else "f32"
+    return f"onnxruntime {onnxruntime.__version__} cuda {kind}", in_smaller_batches(run)
+
+
+def in_smaller_batches(run: Run) -> Run:
+    """Halve a batch for which the memory does not do, and keep later ones to the size for which it did.
+
+    Raises
+    ------
+    DeviceMemoryError : it does not do for a batch of one.
+    """
+    most = sys.maxsize
+
+    def run_in_parts(batch: Array) -> Array:
+        nonlocal most
+        size = min(most, len(batch))
+        try:
+            parts = [run(batch[first : first + size]) for first in range(0, len(batch), size)]
+        except DeviceMemoryError:
+            if size == 1:
+                raise
+            most = size // 2
+            logger.warning("the GPU's memory does not do for a batch of %d: going on with %d", size, most)
+            return run_in_parts(batch)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return run_in_parts
 
 
 def _openvino(path: Path, precision: str) -> tuple[str, Run]:

@@ -21,6 +21,10 @@ class DeviceError(L2SNetError):
     """The device that was asked for cannot be had."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The device has too little memory for what it was given."""
+
+
 class TrainingError(L2SNetError):
     """A training run cannot go on."""
 

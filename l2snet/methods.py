@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from l2snet.errors import InputError
-from l2snet.pipeline import L2SNet, Method
+from l2snet.backend import choose_device
+from l2snet.case import Case
+from l2snet.errors import DeviceMemoryError, InputError
+from l2snet.pipeline import L2SNet, Method, Segmentation
 from l2snet.stepbystep import StepByStep
 
 if TYPE_CHECKING:
     from l2snet.training.plans import Plan
     from l2snet.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
 
 METHODS: dict[str, type[L2SNet | StepByStep]] = {"l2snet": L2SNet, "step-by-step": StepByStep}
 
@@ -54,8 +61,16 @@ def load_method(name: str, weights: Sequence[Path], device: str, precision: str,
     WeightsError, DeviceError : see `l2snet.backend.load`.
     """
     check_method(name)
-    load: Callable[..., Method] = METHODS[name].from_weights
-    return load(weights, device, precision, **_taken(name, load, options))
+    make: Callable[..., Method] = METHODS[name].from_weights
+    load = partial(make, weights, precision=precision, **_taken(name, make, options))
+    chosen = choose_device(device)
+    if device != "auto" or chosen == "cpu":
+        return load(device=chosen)
+    try:
+        return cast(Method, GpuOrCpu(load(device=chosen), partial(load, device="cpu")))
+    except DeviceMemoryError as error:
+        logger.warning("%s: running on the CPU", error)
+        return load(device="cpu")
 
 
 def make_plan(name: str, choose: Callable[[Mapping[str, Recipe]], Recipe], **options: object) -> Plan[Any]:
@@ -86,3 +101,42 @@ def _taken(name: str, maker: Callable[..., object], options: Mapping[str, object
         if option not in inspect.signature(maker).parameters:
             raise InputError(f"--{option.replace('_', '-')} has no part in --method {name}; leave it out")
     return given
+
+
+@dataclass
+class GpuOrCpu:
+    """A method on the GPU (`--device auto`); a case for which its memory does not do is run on the CPU, all of it.
+
+    In all else it is the method on the GPU.
+
+    Parameters
+    ----------
+    on_gpu : the method.
+    load_on_cpu : gives the same method on the CPU.
+    """
+
+    on_gpu: Method
+    load_on_cpu: Callable[[], Method]
+
+    @cached_property
+    def on_cpu(self) -> Method:
+        """The same method on the CPU, loaded when it is first needed."""
+        return self.load_on_cpu()
+
+    def segment(self, case: Case) -> Segmentation:
+        """Segment one case; a note tells where the CPU did it.
+
+        Raises
+        ------
+        InputError, DeviceError : see the method.
+        """
+        try:
+            return self.on_gpu.segment(case)
+        except DeviceMemoryError as error:
+            logger.warning("%s: running this case on the CPU", error)
+        result = self.on_cpu.segment(case)
+        note = f"the GPU's memory did not do: run on the CPU ({self.on_cpu.settings['engine']})"
+        return replace(result, notes=(*result.notes, note))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.on_gpu, name)

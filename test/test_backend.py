@@ -16,7 +16,7 @@ import pytest
 
 from l2snet import backend
 from l2snet.backend import DEVICES, Network, choose_device, cuda_problem, load
-from l2snet.errors import DeviceError, MissingPackageError, WeightsError
+from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError
 from l2snet.preprocess import Window
 from l2snet.volume import Array
 from l2snet.weights import CONFIG, NETWORK, NetworkConfig, sha256, write_sums
@@ -246,3 +246,69 @@ def test_reference_without_torch_names_the_extra(identity: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "l2snet.export", None)
     with pytest.raises(MissingPackageError, match=r"the PyTorch reference .* pip install 'l2snet\[train\]'"):
         backend.load_reference(identity)
+
+
+# Memory
+
+
+class SmallGpu:
+    """Has memory for so many samples at a time; gives back what it gets, plus one."""
+
+    def __init__(self, holds: int, says: str) -> None:
+        self.holds, self.says, self.sizes = holds, says, []
+
+    def __call__(self, _outputs: object, feeds: dict[str, Array]) -> list[Array]:
+        self.sizes.append(len(feeds["x"]))
+        if len(feeds["x"]) > self.holds:
+            raise RuntimeError(self.says)
+        return [feeds["x"] + 1]
+
+
+@pytest.fixture
+def on_small_gpu(use: Use, identity: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallGpu], Network]:
+    """Load a network onto it."""
+
+    def load_on(gpu: SmallGpu) -> Network:
+        sessions = Sessions(CUDA)
+        start = sessions.start
+        sessions.module.InferenceSession = lambda *a, **k: SimpleNamespace(**{**vars(start(*a, **k)), "run": gpu})
+        use(sessions)
+        return load(identity, "cuda")
+
+    return load_on
+
+
+NO_MEMORY = (
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 1073741824",
+    "CUDA failure 2: out of memory ; GPU=0 ; hostname=here",
+    "CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED ; GPU=0",
+    "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+)
+
+
+@pytest.mark.parametrize("says", NO_MEMORY)
+def test_a_batch_too_large_for_the_gpu_is_run_in_parts(
+    on_small_gpu: Callable[[SmallGpu], Network], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu = SmallGpu(2, says)
+    network = on_small_gpu(gpu)
+    batch = np.arange(8 * 4, dtype=np.float32).reshape(8, 1, 2, 2)
+    np.testing.assert_array_equal(network(batch), batch + 1)
+    assert gpu.sizes == [8, 4, 2, 2, 2, 2]
+    assert len(caplog.records) == 2
+    # What does not fit is not tried again.
+    np.testing.assert_array_equal(network(batch[:5]), batch[:5] + 1)
+    assert gpu.sizes[6:] == [2, 2, 1]
+
+
+def test_a_gpu_too_small_for_one_sample_is_an_error(on_small_gpu: Callable[[SmallGpu], Network]) -> None:
+    with pytest.raises(DeviceMemoryError, match=r"the GPU failed; --device cpu does without it .*out of memory"):
+        on_small_gpu(SmallGpu(0, NO_MEMORY[1]))(np.zeros((4, 1, 2, 2)))
+
+
+def test_another_failure_of_the_gpu_is_no_question_of_memory(on_small_gpu: Callable[[SmallGpu], Network]) -> None:
+    gpu = SmallGpu(1, "CUDA failure 700: an illegal memory access was encountered")
+    with pytest.raises(DeviceError, match=r"the GPU failed; .*illegal memory access") as failed:
+        on_small_gpu(gpu)(np.zeros((2, 1, 2, 2)))
+    assert not isinstance(failed.value, DeviceMemoryError)
+    assert gpu.sizes == [2]
