@@ -1,29 +1,57 @@
-"""Text files that are whole or not there."""
+"""Files that are whole or not there."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from l2snet.errors import OutputError, reason
 
+_ASIDE = re.compile(r"\.\d+\.(.+)")
 
-def write_text(text: str, path: Path) -> None:
-    """Write a file aside first and then rename it, so that a file of that name is always whole.
+
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it gets its name: a hidden one beside it, of this process, with its ending."""
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def left_aside(folder: Path) -> dict[Path, str]:
+    """What a process that was killed left unfinished in a folder: the file, and the name it was to have."""
+    found = ((path, _ASIDE.fullmatch(path.name)) for path in folder.glob(".*"))
+    return {path: match[1] for path, match in found if match}
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` at the end, so that a file of that name is always whole.
 
     Raises
     ------
     OutputError : it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, "utf-8")
+        yield aside
         aside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
+    except (OSError, RuntimeError) as error:
         raise OutputError(
             f"{path} cannot be written ({reason(error)}); choose a folder with rights and space"
         ) from error
+    finally:  # an interrupt leaves nothing, either
+        with suppress(OSError):
+            aside.unlink()
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises
+    ------
+    OutputError : it cannot be written.
+    """
+    with whole(path) as aside:
+        aside.write_text(text, "utf-8")

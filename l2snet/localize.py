@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from l2snet.backend import Network
 from l2snet.preprocess import Body, pad_to
@@ -12,12 +13,12 @@ from l2snet.volume import Array
 BATCH = 8
 
 
-def localize(body: Body, network: Network, mirror: bool = False, batch: int = BATCH) -> Array:
+def localize(body: Body, network: Network, flip: bool = False, batch: int = BATCH) -> Array:
     """The probability that a voxel is lesion, from coronal slices alone.
 
     Parameters
     ----------
-    mirror : average with the prediction on the slice flipped left to right.
+    flip : show the network every slice flipped left to right, and turn its answer back.
 
     Returns
     -------
@@ -34,14 +35,12 @@ def localize(body: Body, network: Network, mirror: bool = False, batch: int = BA
     size = (max(tall, window[0]), depth, max(wide, window[1]))
     padded, undo = pad_to(suv, size, air)
     mask, _ = pad_to(body.mask, size, False)
-    ys = np.arange(depth)
-    neighbours = np.stack([padded[:, np.clip(ys + offset, 0, depth - 1)] for offset in range(-half, half + 1)])
+    # The first and the last slice stand in for neighbours beyond them. The stack is a view: no voxel is copied for it.
+    clamped = np.pad(padded, ((0, 0), (half, half), (0, 0)), mode="edge") if half else padded
+    neighbours = np.moveaxis(sliding_window_view(clamped, config.slices, axis=1), -1, 0)
+    sense = -1 if flip else 1
 
     def predict(slices: Array) -> Array:
-        images = slices[:, :, :, 0]
-        out = network(images)
-        if mirror:
-            out = (out + network(images[..., ::-1])[..., ::-1]) / 2
-        return out[:, 0, :, None]
+        return network(slices[:, :, :, 0, ::sense])[:, 0, :, None, ::sense]
 
     return slide(neighbours, (window[0], 1, window[1]), predict, mask, batch=batch, unit="2D slices")[undo]

@@ -19,8 +19,8 @@ from l2snet.case import Case
 from l2snet.errors import WeightsError
 from l2snet.localize import localize
 from l2snet.preprocess import Body, prepare, working_geometry
-from l2snet.segment import segment
-from l2snet.volume import Array, Volume
+from l2snet.segment import Axes, flips, segment
+from l2snet.volume import Array, Geometry, Volume
 from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class L2SNet:
     fusion : "adaptive" (the paper) or "components" (the authors' released post-processing).
     off_cue : threshold away from the cue; None takes the one in the weights' config.
     mirror : average over mirrored inputs (two for slices, eight for windows).
+    deadline : when networks must be done, of `time.perf_counter()`; mirrored passes that would end later are left out.
     whole_grid : run every slice and window of the grid, not only those of the body (slow; to measure the difference).
     """
 
@@ -110,6 +111,7 @@ class L2SNet:
     off_cue: float | None = None
     mirror: bool = False
     whole_grid: bool = False
+    deadline: float | None = None
 
     roles: ClassVar[Sequence[str]] = (LOCALIZER, SEGMENTER)
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
@@ -136,6 +138,7 @@ class L2SNet:
         off_cue: float | None = None,
         mirror: bool = False,
         whole_grid: bool = False,
+        deadline: float | None = None,
     ) -> L2SNet:
         """Load the networks of one or several weights folders (each holds `localizer` and `segmenter`).
 
@@ -144,7 +147,7 @@ class L2SNet:
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
         localizers, segmenters = load_roles(cls.roles, weights, device, precision)
-        return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid)
+        return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid, deadline)
 
     @property
     def networks(self) -> dict[str, Sequence[Network]]:
@@ -180,22 +183,49 @@ class L2SNet:
         with timed(seconds, "prepare"):
             body = prepare(case, self.segmenters[0].config.spacing_mm, self.whole_grid)
         with timed(seconds, "localize"):
-            cue = mean(self.localizers, lambda network: localize(body, network, self.mirror))
+            cue = mean(self.localizers, lambda network: localize(body, network))
         with timed(seconds, "segment"):
-            probability = mean(self.segmenters, lambda network: segment(body, network, self.mirror))
+            probability = mean(self.segmenters, lambda network: segment(body, network))
+        notes = notes_on(case, body)
+        if self.mirror:
+            notes += self._add_mirrored(body, cue, probability, seconds)
         with timed(seconds, "fuse"):
-            return self._fuse(case, body, cue, probability, seconds)
+            return self._fuse(case, body.geometry, cue, probability, seconds, notes)
 
-    def _fuse(self, case: Case, body: Body, cue: Array, probability: Array, seconds: dict[str, float]) -> Segmentation:
+    def _add_mirrored(self, body: Body, cue: Array, probability: Array, seconds: dict[str, float]) -> tuple[str, ...]:
+        """Average both with their mirrored passes, in place; notes on those that there was no time for."""
+
+        def slices(flip: Axes) -> Array:
+            return mean(self.localizers, lambda network: localize(body, network, bool(flip)))
+
+        def windows(flip: Axes) -> Array:
+            return mean(self.segmenters, lambda network: segment(body, network, flip))
+
+        with timed(seconds, "mirror"):
+            # Slices know one flip, left to right.
+            left_out = add_mirrored(cue, ((), (2,)), slices, seconds["localize"], self.deadline)
+            axes = mirror_axes(self.segmenters)
+            left_out += add_mirrored(probability, flips(axes), windows, seconds["segment"], self.deadline)
+        return notes_on_mirroring(left_out, len(flips(axes)))
+
+    def _fuse(
+        self,
+        case: Case,
+        geometry: Geometry,
+        cue: Array,
+        probability: Array,
+        seconds: dict[str, float],
+        notes: tuple[str, ...],
+    ) -> Segmentation:
         """Probabilities go back to the PET's own grid before any threshold."""
         cue_volume, volume = (
-            Volume(array, body.geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
+            Volume(array, geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
         )
         if self.fusion == "adaptive":
             mask = _adaptive(volume, cue_volume, self.thresholds())
         else:
             mask = _components(volume, cue_volume)
-        return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, notes_on(case, body))
+        return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, notes)
 
     def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
         """The adaptive fusion with other thresholds: `cue`, `on_cue` and `off_cue`."""
@@ -292,6 +322,41 @@ def mean(networks: Sequence[Network], predict: Callable[[Network], Array]) -> Ar
         total += predict(network)
     total /= np.float32(len(networks))
     return total
+
+
+def mirror_axes(networks: Sequence[Network]) -> Axes:
+    """The axes of (z, y, x) along which the training of all of these mirrored."""
+    return tuple(sorted(set.intersection(*(set(network.config.mirror_axes) for network in networks))))
+
+
+def add_mirrored(
+    total: Array, passes: Sequence[Axes], predict: Callable[[Axes], Array], seconds: float, deadline: float | None
+) -> int:
+    """Average the plain pass with mirrored ones, in place, as long as there is time; how many were left out.
+
+    Parameters
+    ----------
+    total : what the plain pass gave.
+    passes : the axes of each, the plain one first.
+    predict : one pass.
+    seconds : what the plain pass took; each further one is taken to last as long as the one before it.
+    deadline : when the last must be over, of `time.perf_counter()`.
+    """
+    done = 1
+    for flip in passes[1:]:
+        began = time.perf_counter()
+        if deadline is not None and began + seconds > deadline:
+            break
+        total += predict(flip)
+        seconds = time.perf_counter() - began
+        done += 1
+    total /= np.float32(done)
+    return len(passes) - done
+
+
+def notes_on_mirroring(left_out: int, of: int) -> tuple[str, ...]:
+    """What a reader should know of passes that a time limit left out."""
+    return (f"the time limit left out {left_out} of {of} mirrored passes",) if left_out else ()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from l2snet import __version__
 from l2snet.case import Case
 from l2snet.errors import InputError, OutputError
+from l2snet.files import left_aside, whole, write_text
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
 from l2snet.results import Measuring, check_measuring, write_measured
@@ -135,11 +136,7 @@ def write_result(
     total = reading_seconds + time.perf_counter() - began
     entries = {**manifest(case, result, method, reading_seconds, total), **record, **(more or {})}
     if wanted.manifest:
-        text = json.dumps(entries, indent=2) + "\n"
-        try:
-            (output / MANIFEST).write_text(text, "utf-8")
-        except OSError as error:
-            raise OutputError(f"{output / MANIFEST} cannot be written ({error.strerror or error})") from error
+        write_text(json.dumps(entries, indent=2) + "\n", output / MANIFEST)
     # After tables, maps and manifest, so that a mask is there only when they are.
     path = challenge.write(result.mask, result.name, output)
     logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
@@ -155,7 +152,8 @@ def _write_picture(case: Case, result: Segmentation, output: Path) -> None:
     from l2snet.report.pictures import projection_picture
 
     labels = case.suv.with_array(label_lesions(result.mask.array, case.suv.array, case.geometry.voxel_ml))
-    projection_picture(case.suv, labels, output / PICTURE, f"{result.name}: {mask_ml(result):.1f} ml")
+    with whole(output / PICTURE) as aside:
+        projection_picture(case.suv, labels, aside, f"{result.name}: {mask_ml(result):.1f} ml")
 
 
 def _write_report(
@@ -175,7 +173,7 @@ def _write_report(
 
 
 def make_way(output: Path, name: str) -> None:
-    """Remove an earlier result of this case, so that a failure leaves none, and refuse to add to another case's.
+    """Remove an earlier result of this case, and what a killed run left of one; refuse to add to another case's.
 
     Raises
     ------
@@ -187,7 +185,9 @@ def make_way(output: Path, name: str) -> None:
         raise OutputError(f"{mask.parent} already holds {others[0]} of another case; choose another output folder")
     # Files of such names in a folder without a result may be the user's own.
     earlier = LEFT_OVER if mask.exists() or any((output / name).exists() for name in SURE) else ()
-    for path in (mask, *(output / name for name in earlier)):
+    unfinished = [path for path, name in left_aside(mask.parent).items() if name == mask.name]
+    unfinished += [path for path, name in left_aside(output).items() if name in LEFT_OVER]
+    for path in (mask, *(output / name for name in earlier), *unfinished):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -238,6 +238,22 @@ def peak_memory_mib() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+
+
+# Of a time limit, what is kept for the fusion and for writing.
+KEPT_SHARE = 0.1
+
+
+def networks_deadline(limit_seconds: float) -> float:
+    """When networks must be done, of `time.perf_counter()`, for a result so many seconds after the process began."""
+    return time.perf_counter() - _process_age_seconds() + (1 - KEPT_SHARE) * limit_seconds
+
+
+def warn_of_limit(limit_seconds: float | None) -> None:
+    """Say in the log that a result came after its time limit."""
+    seconds = _process_age_seconds()
+    if limit_seconds is not None and seconds > limit_seconds:
+        logger.warning("the result took %.0f s; the time limit was %.0f s", seconds, limit_seconds)
 
 
 _STARTED = time.perf_counter()

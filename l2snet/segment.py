@@ -12,24 +12,31 @@ from l2snet.preprocess import Body, pad_to
 from l2snet.sliding_window import STEP, slide
 from l2snet.volume import Array
 
+Axes = tuple[int, ...]
 
-def segment(body: Body, network: Network, mirror: bool = False, step: float = STEP, batch: int = 1) -> Array:
+
+def flips(axes: Sequence[int]) -> list[Axes]:
+    """Every combination of these axes of (z, y, x), as nnU-Net mirrors; none of them comes first."""
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def segment(body: Body, network: Network, flip: Axes = (), step: float = STEP, batch: int = 1) -> Array:
     """The probability that a voxel is lesion, from a sliding window over the body box.
 
     Parameters
     ----------
-    mirror : average over every window's versions mirrored along the axes that its training mirrored.
+    flip : axes of (z, y, x) along which the network is shown every window mirrored; its answer is turned back.
 
     Returns
     -------
     (z, y, x) float32 in 0..1, zero outside the body.
     """
-    probability: Array = predict_channels(body, network, (0,), mirror, step, batch)[0]
+    probability: Array = predict_channels(body, network, (0,), flip, step, batch)[0]
     return probability
 
 
 def predict_channels(
-    body: Body, network: Network, channels: Sequence[int], mirror: bool = False, step: float = STEP, batch: int = 1
+    body: Body, network: Network, channels: Sequence[int], flip: Axes = (), step: float = STEP, batch: int = 1
 ) -> Array:
     """What a network of PET and CT windows gives on these of its channels, from a sliding window over the body box.
 
@@ -46,21 +53,12 @@ def predict_channels(
     if body.ct is not None:
         image[1] = config.ct(body.ct)
     # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
-    # Every combination of these axes of (n, c, z, y, x), as nnU-Net mirrors.
-    flips = [
-        tuple(axis + 2 for axis in axes)
-        for count in range(1, 1 + len(config.mirror_axes))
-        for axes in combinations(config.mirror_axes, count)
-    ]
     padded, undo = pad_to(image, config.window, 0.0)
     mask, _ = pad_to(body.mask, config.window, False)
 
+    axes = tuple(axis + 2 for axis in flip)  # of (n, c, z, y, x)
+
     def predict(windows: Array) -> Array:
-        out = network(windows)
-        if mirror:
-            for axes in flips:
-                out = out + np.flip(network(np.flip(windows, axes)), axes)
-            out = out / (1 + len(flips))
-        return out[:, list(channels)]
+        return np.flip(network(np.flip(windows, axes)), axes)[:, list(channels)]
 
     return slide(padded, config.window, predict, mask, step, batch, len(channels))[undo]

@@ -12,9 +12,20 @@ import numpy as np
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import WeightsError
-from l2snet.pipeline import NOT_LESION, Segmentation, hashes, load_roles, mean, notes_on, timed
+from l2snet.pipeline import (
+    NOT_LESION,
+    Segmentation,
+    add_mirrored,
+    hashes,
+    load_roles,
+    mean,
+    mirror_axes,
+    notes_on,
+    notes_on_mirroring,
+    timed,
+)
 from l2snet.preprocess import Body, prepare
-from l2snet.segment import predict_channels
+from l2snet.segment import Axes, flips, predict_channels
 from l2snet.volume import Array, Volume
 from l2snet.weights import STEP_BY_STEP
 
@@ -33,11 +44,13 @@ class StepByStep:
     unets : trained networks; what several (folds) give is averaged.
     mirror : average over every window's versions mirrored along the axes of its config (`mirror_axes`).
     whole_grid : run every window of the grid, not only those of the body (slow; to measure the difference).
+    deadline : see `l2snet.pipeline.L2SNet`.
     """
 
     unets: Sequence[Network]
     mirror: bool = False
     whole_grid: bool = False
+    deadline: float | None = None
 
     roles: ClassVar[Sequence[str]] = (STEP_BY_STEP,)
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
@@ -58,6 +71,7 @@ class StepByStep:
         precision: str = "exact",
         mirror: bool = False,
         whole_grid: bool = False,
+        deadline: float | None = None,
     ) -> StepByStep:
         """Load the network of one or several weights folders (each holds `step_by_step`).
 
@@ -66,7 +80,7 @@ class StepByStep:
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
         (unets,) = load_roles(cls.roles, weights, device, precision)
-        return cls(unets, mirror, whole_grid)
+        return cls(unets, mirror, whole_grid, deadline)
 
     @property
     def networks(self) -> dict[str, Sequence[Network]]:
@@ -98,13 +112,23 @@ class StepByStep:
         channels = (LESION, WHOLE_PET) if config.architecture["out_channels"] == CHANNELS else (LESION,)
         with timed(seconds, "prepare"):
             body = prepare(case, config.spacing_mm, self.whole_grid)
+
+        def windows(flip: Axes) -> Array:
+            return mean(self.unets, lambda network: predict_channels(body, network, channels, flip))
+
         with timed(seconds, "segment"):
-            out = mean(self.unets, lambda network: predict_channels(body, network, channels, self.mirror))
+            out = windows(())
+        notes = notes_on(case, body)
+        if self.mirror:
+            passes = flips(mirror_axes(self.unets))
+            with timed(seconds, "mirror"):
+                left_out = add_mirrored(out, passes, windows, seconds["segment"], self.deadline)
+            notes += notes_on_mirroring(left_out, len(passes) - 1)
         with timed(seconds, "threshold"):
             volume = Volume(out[0], body.geometry).to_grid(case.geometry, outside=NOT_LESION)
             mask = _above(volume, config.thresholds)
         scores = {"lesion_score": lesion_score(body, out[1], config.pet(body.suv))} if len(channels) > 1 else {}
-        return Segmentation(case.name, volume.with_array(mask), volume, None, seconds, notes_on(case, body), scores)
+        return Segmentation(case.name, volume.with_array(mask), volume, None, seconds, notes, scores)
 
     def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
         """The first channel above another threshold, `lesion`."""

@@ -6,10 +6,10 @@ A voxel index ``i`` (array order) lies at ``origin_mm + direction @ (i * spacing
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import logging
-import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from l2snet.errors import InputError, OutputError, reason
+from l2snet.files import whole
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ def read_volume(path: Path, what: str, keep_integers: bool = False) -> Volume:
 
 
 def write_volume(volume: Volume, path: Path, compress: bool) -> None:
-    """Write a volume, aside first and then renamed, so that a file of that name is always whole.
+    """Write a volume, whole or not at all.
 
     Raises
     ------
@@ -271,17 +272,28 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.endswith(s)), None)
     if suffix is None:
         raise OutputError(f"{path.name} has no known ending; expected one of {', '.join(WRITABLE_SUFFIXES)}")
-    aside = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as aside:
         sitk.WriteImage(volume.to_sitk(), str(aside), useCompression=compress)
-        aside.replace(path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise OutputError(
-            f"{path} cannot be written ({reason(error)}); choose a folder with rights and space"
-        ) from error
+        if suffix in NIFTI_SUFFIXES:
+            _check_nifti_written(aside, volume.array.nbytes)
+
+
+def _check_nifti_written(path: Path, voxel_bytes: int) -> None:
+    """ITK only prints that a disk is full while it writes NIfTI, and leaves a file that is cut off.
+
+    Raises
+    ------
+    OSError : the file holds fewer bytes than its voxels have.
+    """
+    written = 0
+    with (
+        suppress(EOFError, zlib.error),
+        gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file,
+    ):
+        while chunk := file.read(1 << 20):
+            written += len(chunk)
+    if written < voxel_bytes:
+        raise OSError("the file was cut off; is the disk full?")
 
 
 def _voxels(path: Path, reader: sitk.ImageFileReader, keep_integers: bool) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.localize import localize
-from l2snet.pipeline import L2SNet
+from l2snet.pipeline import L2SNet, mirror_axes
 from l2snet.preprocess import WORKING_SPACING_MM, Window, prepare
-from l2snet.segment import segment
+from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
 from l2snet.weights import LOCALIZER, SEGMENTER, NetworkConfig
 
@@ -228,7 +229,9 @@ def test_mirroring_averages_every_flip() -> None:
     body.suv[..., -1] = 10.0
     network = Network(config(SEGMENTER), "", "", first_x)
     np.testing.assert_array_equal(segment(body, network), 0.0)
-    np.testing.assert_allclose(segment(body, network, mirror=True), 0.5)  # half of the eight flips turn x round
+    passes = [segment(body, network, flip) for flip in flips((0, 1, 2))]
+    assert len(passes) == 8
+    np.testing.assert_allclose(np.mean(passes, axis=0), 0.5)  # half of the eight flips turn x round
 
 
 def test_mirroring_flips_only_what_training_flipped() -> None:
@@ -239,9 +242,10 @@ def test_mirroring_flips_only_what_training_flipped() -> None:
         return np.zeros_like(batch[:, :1])
 
     case = body_case((16, 16, 16), ct=False)
-    settings = replace(config(SEGMENTER), mirror_axes=(2,))
-    segment(prepare(case), Network(settings, "", "", record), mirror=True)
+    networks = [Network(config(SEGMENTER, mirror_axes=axes), "", "", record) for axes in ((2,), (1, 2))]
+    L2SNet([pet_network(LOCALIZER)], networks[:1], mirror=True).segment(case)
     plain, flipped = calls
+    assert mirror_axes(networks) == (2,)  # what all of several mirrored
     np.testing.assert_array_equal(flipped, plain[..., ::-1])
 
 
@@ -298,3 +302,67 @@ def test_wrong_options_are_refused(changes: dict[str, object], message: str) -> 
 def test_a_body_in_the_whole_grid_gives_the_same_mask() -> None:
     case = body_case()
     np.testing.assert_array_equal(method(whole_grid=True).segment(case).mask.array, method().segment(case).mask.array)
+
+
+# Time limit
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that only networks move on."""
+    fake = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("l2snet.pipeline.time", SimpleNamespace(perf_counter=lambda: fake.now))
+    return fake
+
+
+def slow_network(network: str, seconds: float, clock: SimpleNamespace) -> Network:
+    """Probability = PET / 10, after so many seconds."""
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        clock.now += seconds
+        return batch[:, :1].copy()
+
+    return Network(config(network, window=(16, 16, 16) if network == SEGMENTER else (32, 32)), "", "", run)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "passes", "note"),
+    [
+        # One window a pass, 10 s each, after 16 s of slices; a second pass of slices, then seven of windows.
+        (None, 8, ()),
+        (112.1, 8, ()),
+        (111.9, 7, ("the time limit left out 1 of 8 mirrored passes",)),
+        (52.1, 2, ("the time limit left out 6 of 8 mirrored passes",)),
+        (41.9, 2, ("the time limit left out 7 of 8 mirrored passes",)),  # slices take longer
+        (0.0, 1, ("the time limit left out 8 of 8 mirrored passes",)),
+    ],
+)
+def test_a_time_limit_leaves_out_mirrored_passes_and_never_the_case(
+    clock: SimpleNamespace, deadline: float | None, passes: int, note: tuple[str, ...]
+) -> None:
+    case = body_case((16, 16, 16), ct=False)
+    slices = -(-prepare(case).suv.shape[1] // 8)  # batches of eight
+    localizer = slow_network(LOCALIZER, 16.0 / slices, clock)
+    calls = []
+    segmenter = slow_network(SEGMENTER, 10.0, clock)
+    counted = replace(segmenter, run=lambda batch: (calls.append(batch), segmenter.run(batch))[1])
+    result = L2SNet([localizer], [counted], mirror=True, deadline=deadline).segment(case)
+    assert len(calls) == passes
+    assert result.notes[1:] == note
+    np.testing.assert_allclose(result.probability.array, case.suv.array / 10, atol=1e-6)
+    np.testing.assert_allclose(result.cue.array, case.suv.array / 10, atol=1e-6)
+
+
+def test_without_mirroring_a_time_limit_changes_nothing(clock: SimpleNamespace) -> None:
+    case = body_case()
+    late = L2SNet([slow_network(LOCALIZER, 9.0, clock)], [slow_network(SEGMENTER, 9.0, clock)], deadline=1.0)
+    result = late.segment(case)
+    assert result.notes == ()
+    np.testing.assert_array_equal(result.mask.array, case.suv.array > 5)
+
+
+def test_the_body_of_a_case_on_the_working_grid_is_no_copy() -> None:
+    case = body_case()
+    body = prepare(case)
+    assert np.shares_memory(body.suv, case.suv.array)
+    assert np.shares_memory(body.ct, case.ct.array)

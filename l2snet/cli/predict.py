@@ -75,6 +75,10 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored inputs: 2 passes in 2D, in 3D up to 8, as trained.")
     ] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds from the start of the program; --mirror leaves out passes to keep to it."),
+    ] = None,
     whole_grid: Annotated[
         bool, typer.Option("--whole-grid", help="Run all of the grid, not only the body (slow; to compare).")
     ] = False,
@@ -96,7 +100,7 @@ def predict(
 ) -> None:
     """Segment one case: l2snet predict INPUT OUTPUT, or l2snet predict --pet FILE --ct FILE OUTPUT."""
     began = time.perf_counter()
-    from l2snet.predict import Wanted, check_output, run_case
+    from l2snet.predict import Wanted, check_output, networks_deadline, run_case, warn_of_limit
     from l2snet.results import Measuring
     from l2snet.sources.files import read_case
     from l2snet.sources.inputs import Reading, Source, read_input
@@ -126,7 +130,13 @@ def predict(
     reading_seconds = time.perf_counter() - began
     from l2snet.methods import load_method
 
-    options = {"fusion": fusion, "off_cue": off_cue, "mirror": mirror, "whole_grid": whole_grid}
+    options = {
+        "fusion": fusion,
+        "off_cue": off_cue,
+        "mirror": mirror,
+        "whole_grid": whole_grid,
+        "deadline": None if time_limit is None else networks_deadline(time_limit),
+    }
     loaded = load_method(method, weights or [], device, precision, **options)
     page = None
     if report:
@@ -135,3 +145,4 @@ def predict(
         page = Options(viewer=viewer)
     written = Wanted(probability, cue, picture, manifest, measuring, page)
     run_case(source.case, loaded, output, written, reading_seconds)
+    warn_of_limit(time_limit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from scipy import ndimage
 
 from l2snet import __version__
 from l2snet.errors import OutputError, reason
+from l2snet.files import aside_of
 from l2snet.sources.dicom_enhanced import copied
 from l2snet.sources.dicom_series import Stack
 from l2snet.volume import Array
@@ -156,7 +156,7 @@ def write_dicom(make: Callable[[], Dataset], path: Path) -> Path:
     ------
     OutputError : it cannot be made of these images, or not be written; the sentence says which.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside_of(path)
     try:
         with _quiet(), disable_value_validation():
             dataset: Any = make()
