@@ -26,7 +26,8 @@ def adaptive(
     -------
     (z, y, x) uint8, 0 or 1.
     """
-    return (probability > np.where(cue > cue_threshold, np.float32(on_cue), np.float32(off_cue))).astype(np.uint8)
+    sure, likely = (probability > np.float32(threshold) for threshold in (off_cue, on_cue))
+    return np.where(cue > cue_threshold, likely, sure).view(np.uint8)
 
 
 # The released code's numbers, in voxels of the working grid.
@@ -59,8 +60,8 @@ def components(probability: Array, cue: Array, scale: float = 1.0) -> Array:
     result = np.zeros(probability.shape, np.uint8)
     high = probability > HIGH
     low_labels, n_low = ndimage.label(probability > LOW, CONNECTIVITY)
-    high_labels, _ = ndimage.label(high, CONNECTIVITY)
-    largest_high, largest_low = (_sizes(labels).max(initial=0) * scale for labels in (high_labels, low_labels))
+    largest_high = _sizes(ndimage.label(high, CONNECTIVITY)[0]).max(initial=0) * scale
+    largest_low = _sizes(low_labels).max(initial=0) * scale
     if largest_high < EMPTY_HIGH and largest_low < EMPTY_LOW:
         return result
     on_cue = cue > CUE
@@ -88,7 +89,8 @@ def components(probability: Array, cue: Array, scale: float = 1.0) -> Array:
 
 
 def _sizes(labels: Array) -> Array:
-    return np.bincount(labels.ravel())[1:]
+    """Voxels of each component; of the foreground alone, as counting takes eight bytes a voxel."""
+    return np.bincount(labels[labels > 0])[1:]
 
 
 def _mark_highest(result: Array, probability: Array, inside: Array) -> None:

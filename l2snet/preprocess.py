@@ -76,8 +76,8 @@ class Body:
 
     Attributes
     ----------
-    suv : (z, y, x) float32 SUV.
-    ct : (z, y, x) float32 HU, or None.
+    suv : (z, y, x) float32 SUV; where nothing is resampled a view of the case's own voxels, not to be written to.
+    ct : (z, y, x) float32 HU, or None; as `suv`.
     mask : (z, y, x) bool, the body with a margin of one to two blocks; predictions are made there only.
     geometry : the box's grid.
     """
@@ -120,13 +120,19 @@ def prepare(case: Case, spacing_mm: tuple[float, float, float] = WORKING_SPACING
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     start = tuple(s.start for s in box)
     size = tuple(s.stop - s.start for s in box)
-    ct = None if case.ct is None else np.ascontiguousarray(case.ct.to_grid(grid, outside=AIR_HU).array[box], np.float32)
+    ct = None if case.ct is None else _cut(case.ct.to_grid(grid, outside=AIR_HU).array, box, case.ct.array)
     return Body(
-        suv=np.ascontiguousarray(suv[box], np.float32),
+        suv=_cut(suv, box, case.suv.array),
         ct=ct,
         mask=mask[box],
         geometry=grid.crop(start, size),
     )
+
+
+def _cut(array: Array, box: tuple[slice, ...], own: Array) -> Array:
+    """A box as float32: a view of the case's own voxels, else a copy, so that the grid around it can go."""
+    own_voxels = array.dtype == np.float32 and np.may_share_memory(array, own)
+    return array[box] if own_voxels else np.ascontiguousarray(array[box], np.float32)
 
 
 def body_mask(suv: Array, voxel_ml: float) -> Array:
