@@ -12,6 +12,7 @@ from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP, THRESHOLDS, Netwo
 
 
 def network_config(network: str) -> NetworkConfig:
+    """What a network expects."""
     of_windows = network != LOCALIZER
     return NetworkConfig(
         network=network,
@@ -25,7 +26,8 @@ def network_config(network: str) -> NetworkConfig:
     )
 
 
-def write_known_weights(root: Path) -> None:
+def write_known_weights(root: Path) -> Path:
+    """Write the networks of every method into folders of `root`, which is made where it is missing."""
     for network, axes in ((LOCALIZER, "zx"), (SEGMENTER, "zyx"), (STEP_BY_STEP, "zyx")):
         image, probability = (
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, *axes])
@@ -35,7 +37,8 @@ def write_known_weights(root: Path) -> None:
         node = helper.make_node("Slice", ["image", "from", "to", "axis"], ["probability"])
         graph = helper.make_graph([node], network, [image], [probability], first)
         model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
-        (root / network).mkdir()
+        (root / network).mkdir(parents=True)
         onnx.save(model, str(root / network / "network.onnx"))
         (root / network / "config.json").write_text(network_config(network).to_json(), "utf-8")
         write_sums(root / network)
+    return root

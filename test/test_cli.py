@@ -69,9 +69,7 @@ def folder(tmp_path: Path, phantom: Phantom, write_case: WriteCase) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks whose probability is their first channel, the PET over 10."""
-    root = tmp_path_factory.mktemp("weights")
-    write_known_weights(root)
-    return root
+    return write_known_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
