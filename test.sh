@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the container on every case under grand-challenge's limits and compare with the expected output.
-# Exits with 1 if any case fails or differs.
+# Run the container on every case, under grand-challenge's limits and stricter ones, and compare with the expected
+# output. Exits with 1 if any case fails or differs.
 #
 #   ./test.sh
 #
@@ -15,8 +15,10 @@ docker=${DOCKER:-docker}
 image=${IMAGE:-l2snet}
 cases=${CASES:-$here/test/cases}
 
-limits=(--network none --cap-drop ALL --security-opt no-new-privileges
-  --memory 30g --memory-swap 30g --shm-size 128m --pids-limit 128)
+# Any user that the image does not know and that has no home; nothing is writable but /output.
+user=$((20000 + RANDOM))
+limits=(--network none --cap-drop ALL --security-opt no-new-privileges --read-only --user "$user:$user"
+  --memory 30g --memory-swap 30g --shm-size 64m --pids-limit 128)
 gpu=no
 if nvidia-smi --list-gpus >/dev/null 2>&1; then
   gpu=yes

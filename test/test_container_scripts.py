@@ -1,6 +1,8 @@
 """The container's scripts and what they compare; only the last test needs an engine."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -145,7 +147,8 @@ LIMITS = (
     "--cap-drop ALL",
     "--security-opt no-new-privileges",
     "--memory 30g",
-    "--shm-size 128m",
+    "--read-only",
+    "--shm-size 64m",
     "--pids-limit 128",
 )
 
@@ -188,6 +191,7 @@ def test_cases_run_under_the_platforms_limits(fake, tmp_path):
     build, run, compare = calls[:3]
     assert build.startswith("build ")
     assert all(limit in run for limit in LIMITS)
+    assert re.search(r"--user (\d{5}):\1 ", run)  # neither root's nor the image's
     assert f"{tmp_path}/cases/one/input:/input:ro" in run
     assert run.endswith("l2snet --precision exact")
     assert "--gpus" not in run
@@ -232,10 +236,36 @@ def test_the_pins_are_of_the_packages_that_pyproject_names(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = project["optional-dependencies"][extra] if extra else project["dependencies"]
     lines = (ROOT / f"requirements{'-' if extra else ''}{extra}.txt").read_text("utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith(("#", "-r ")))
+    pins = dict(line.split()[0].split("==") for line in lines if line and not line.startswith(("#", "-r ")))
     versions = {canonicalize_name(name): version for name, version in pins.items()}
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-gpu.txt"])
+def test_every_pin_has_its_hash(name):
+    """With one hash, pip asks for one of every package, and takes no other file."""
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+ --hash=sha256:[0-9a-f]{64}", line)] == []
+
+
+def instructions():
+    """Those of the Dockerfile, a line each, lines that go on joined."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_new_weights_rebuild_only_the_last_layer():
+    *before, last = instructions()
+    assert last == "COPY weights weights"
+    assert [line for line in before if line.startswith(("COPY", "ADD")) and "weights" in line] == []
+
+
+def test_the_image_starts_without_a_shell_and_not_as_root():
+    (entry,) = [line for line in instructions() if line.startswith(("ENTRYPOINT", "CMD"))]
+    assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["python", "process.py"]
+    assert [line for line in instructions() if line.startswith("USER")] == ["USER l2snet"]
 
 
 @pytest.fixture
