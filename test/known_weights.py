@@ -10,8 +10,11 @@ from onnx import TensorProto, helper
 from l2snet.preprocess import Window
 from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP, THRESHOLDS, NetworkConfig, write_sums
 
+# Of the segmenter, (z, y, x).
+WINDOW = (16, 16, 16)
 
-def network_config(network: str) -> NetworkConfig:
+
+def network_config(network: str, window: tuple[int, ...]) -> NetworkConfig:
     """What a network expects."""
     of_windows = network != LOCALIZER
     return NetworkConfig(
@@ -19,14 +22,14 @@ def network_config(network: str) -> NetworkConfig:
         architecture={"out_channels": 1} if network == STEP_BY_STEP else {},
         pet=Window(0.0, 10.0),
         ct=Window(-100.0, 250.0) if of_windows else None,
-        window=(16, 16, 16) if of_windows else None,
+        window=window if of_windows else None,
         multiple=8,
         thresholds=THRESHOLDS[network],
         trained={"cases": ["seen"]},
     )
 
 
-def write_known_weights(root: Path) -> Path:
+def write_known_weights(root: Path, window: tuple[int, ...] = WINDOW) -> Path:
     """Write the networks of every method into folders of `root`, which is made where it is missing."""
     for network, axes in ((LOCALIZER, "zx"), (SEGMENTER, "zyx"), (STEP_BY_STEP, "zyx")):
         image, probability = (
@@ -39,6 +42,6 @@ def write_known_weights(root: Path) -> Path:
         model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
         (root / network).mkdir(parents=True)
         onnx.save(model, str(root / network / "network.onnx"))
-        (root / network / "config.json").write_text(network_config(network).to_json(), "utf-8")
+        (root / network / "config.json").write_text(network_config(network, window).to_json(), "utf-8")
         write_sums(root / network)
     return root
