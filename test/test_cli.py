@@ -118,6 +118,20 @@ def test_predict_files_pet_only_with_everything(run: Callable[..., Ended], folde
     np.testing.assert_allclose(read_volume(out / "probability.mha", "p").array.max(), 0.8, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("limits", "notes"), [((540,), []), ((540, 0), ["the time limit left out 8 of 8 mirrored passes"])]
+)
+def test_a_time_limit_costs_mirrored_passes_alone(
+    run: Callable[..., Ended], folder: Path, weights: Path, tmp_path: Path, limits: tuple[int, ...], notes: list[str]
+):
+    options = [text for limit in limits for text in ("--time-limit", limit)]  # the last counts
+    more = ("--weights", weights, "--device", "cpu", "--mirror")
+    ended = run("predict", folder, tmp_path / "out", *more, *options)
+    assert ended.code == 0, ended.err
+    assert MASK in files(tmp_path / "out")
+    assert json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))["notes"] == notes
+
+
 # --- images that cannot be segmented ---
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 from dataclasses import replace
@@ -266,6 +268,15 @@ def test_the_image_starts_without_a_shell_and_not_as_root():
     (entry,) = [line for line in instructions() if line.startswith(("ENTRYPOINT", "CMD"))]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["python", "process.py"]
     assert [line for line in instructions() if line.startswith("USER")] == ["USER l2snet"]
+
+
+def test_the_container_has_nine_minutes_unless_it_is_told_otherwise(monkeypatch):
+    calls = []
+    monkeypatch.setattr("l2snet.cli.main", calls.append)
+    monkeypatch.setattr(sys, "argv", ["process.py", "--time-limit", "60"])
+    runpy.run_path(str(ROOT / "process.py"), run_name="__main__")
+    # The last of an option counts (test_cli.py).
+    assert calls == [["predict", "/input", "/output", "--no-manifest", "--time-limit", "540", "--time-limit", "60"]]
 
 
 @pytest.fixture
