@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError, reason
+from l2snet.openvino_quiet import import_openvino
 from l2snet.volume import Array
 from l2snet.weights import NETWORK, NetworkConfig, read_config, read_sums
 
@@ -222,8 +223,7 @@ def _openvino(path: Path, precision: str) -> tuple[str, Run]:
 
 def _compile_openvino(path: Path, precision: str) -> tuple[str, Run]:
     """Compiled once per input shape."""
-    import openvino
-
+    openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(path)
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from l2snet import __version__
 from l2snet.errors import L2SNetError, reason
+from l2snet.openvino_quiet import import_openvino
 
 # What inference needs, under its name as a module too, and what the extras add for those who do not train.
 NEEDED = ("nibabel", "numpy", "openvino", "rich", "scipy", "SimpleITK", "typer")
@@ -60,7 +61,7 @@ def packages() -> Iterator[Finding]:
     yield Finding("l2snet", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in NEEDED:
         try:
-            import_module(name)
+            import_openvino() if name == "openvino" else import_module(name)
             yield Finding(name, metadata.version(name))
         except ImportError as error:  # PackageNotFoundError is one
             yield Finding(name, f"cannot be used ({reason(error)}): pip install --force-reinstall {name}", wrong=True)

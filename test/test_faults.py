@@ -162,20 +162,27 @@ def guard(event, arguments):
             os.write(2, f"REFUSED writing {arguments[0]}\\n".encode())
 from l2snet.cli import main
 sys.addaudithook(guard)
-main(["predict", *sys.argv[1:]])
+try:
+    main(["predict", *sys.argv[1:]])
+finally:
+    if sys.modules.get("openvino_telemetry"):
+        os.write(2, b"REFUSED telemetry\\n")
 """
 
 
 def test_a_case_needs_no_network_shell_or_pickle(folder: Path, weights: Path, tmp_path: Path):  # noqa: F811
     """In a network namespace that has not even a loopback; Python reports what is done (sys.addaudithook)."""
     options = ["--weights", weights, "--device", "cpu", "--probability", "--lesions"]
+    home = tmp_path / "home"
+    home.mkdir()
     done = subprocess.run(
         [*isolated("--net"), sys.executable, "-B", "-c", GUARDED, folder, tmp_path / "out", *options],
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(HERE.parent), "HOME": "/nonexistent", "PATH": ""},
+        env={"PYTHONPATH": str(HERE.parent), "HOME": str(home), "PATH": ""},
     )
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("REFUSED")] == []
     assert MASK in files(tmp_path / "out")
+    assert list(home.iterdir()) == []

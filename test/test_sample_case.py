@@ -28,13 +28,32 @@ finally:
 """
 
 
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
+# The same, on one thread and in other batches.
+OTHERWISE = """
+from l2snet.openvino_quiet import import_openvino
+openvino = import_openvino()
+compile_model = openvino.Core.compile_model
+openvino.Core.compile_model = lambda core, model, device, settings: compile_model(
+    core, model, device, {**settings, "INFERENCE_NUM_THREADS": 1}
+)
+from l2snet.localize import localize
+from l2snet.segment import segment
+localize.__defaults__ = (*localize.__defaults__[:-1], 3)
+segment.__defaults__ = (*segment.__defaults__[:-1], 2)
+"""
+
+
+def predict(program: str, folder: Path) -> Path:
+    """Run the sample case in a process of its own; the folder that it wrote to."""
     arguments = [str(CASE / "input"), str(folder), "--precision", "exact", "--device", "cpu", "--cue"]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predict(PROGRAM, tmp_path_factory.mktemp("sample"))
 
 
 def test_the_mask_is_the_expected_one(output: Path) -> None:
@@ -42,6 +61,13 @@ def test_the_mask_is_the_expected_one(output: Path) -> None:
     (found,) = (output / OUTPUT).iterdir()
     assert found.name == expected.name
     assert compare_masks(expected, found) == []
+
+
+def test_threads_and_batches_change_no_byte_of_the_mask(output: Path, tmp_path: Path) -> None:
+    (first,), (second,) = (
+        (folder / OUTPUT).iterdir() for folder in (output, predict(OTHERWISE + PROGRAM, tmp_path / "otherwise"))
+    )
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_only_what_was_asked_for_is_written(output: Path) -> None:
