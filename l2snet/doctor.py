@@ -26,8 +26,6 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "report": ("jinja2", "matplotlib", "pillow"),
     "cluster": ("ray",),
 }
-# The networks of each method, by the names of their folders.
-ROLES: Mapping[str, tuple[str, ...]] = {"l2snet": ("localizer", "segmenter"), "step-by-step": ("step_by_step",)}
 # The model card beside the networks says it of weights that nobody should measure with.
 CARD, PROVISIONAL = "README.md", "**Provisional."
 
@@ -90,6 +88,7 @@ def device_used(device: str) -> Finding:
 
 def weights_state(method: str, weights: Path | None) -> list[Finding]:
     """Whether each network's files are whole, and whether its card calls it provisional."""
+    from l2snet.methods import METHODS
     from l2snet.weights import NETWORK, find_weights, read_config, read_sums
 
     def said(role: str) -> str:
@@ -102,7 +101,7 @@ def weights_state(method: str, weights: Path | None) -> list[Finding]:
             f"{', PROVISIONAL: measure nothing with it' if provisional else ''}"
         )
 
-    return [_try(role, partial(said, role)) for role in ROLES[method]]
+    return [_try(role, partial(said, role)) for role in METHODS[method].roles]
 
 
 def _self_test(method: str, weights: Path | None, device: str, precision: str) -> str:

@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from soak import write_case
 from known_weights import write_known_weights
+from soak import write_case
 from typer import echo
 
 LIMIT_MIB = 8 * 1024

@@ -14,13 +14,12 @@ import pytest
 from packaging.requirements import Requirement
 from test_cli import Ended, own_weights, run, weights  # noqa: F401
 
-from l2snet import doctor, methods
+from l2snet import doctor
 from l2snet.backend import cuda_problem
 from l2snet.case import Case
 from l2snet.errors import L2SNetError
 from l2snet.pipeline import Segmentation
 from l2snet.selftest import body_with_ball, self_test
-from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
 
 Run = Callable[..., Ended]
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +92,7 @@ def test_an_optional_part_that_is_missing_is_not_wrong(monkeypatch: pytest.Monke
     assert not finding.wrong
 
 
-def test_packages_and_networks_are_those_of_the_program():
+def test_packages_are_those_of_the_program():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
     def names(requirements: list[str]) -> set[str]:
@@ -102,8 +101,6 @@ def test_packages_and_networks_are_those_of_the_program():
     assert set(doctor.NEEDED) == names(project["dependencies"])
     for extra, packages in doctor.OPTIONAL.items():
         assert set(packages) == names(project["optional-dependencies"][extra])
-    assert set(doctor.ROLES) == set(methods.METHODS)
-    assert doctor.ROLES == {"l2snet": (LOCALIZER, SEGMENTER), "step-by-step": (STEP_BY_STEP,)}
 
 
 def method_of(*masks: Callable[[Case, np.ndarray], np.ndarray]) -> SimpleNamespace:

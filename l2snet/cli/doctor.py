@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from l2snet.cli.options import Device, DeviceOption, Precision, PrecisionOption
-from l2snet.cli.predict import MethodOption
+from l2snet.cli.options import Device, DeviceOption, MethodOption, Precision, PrecisionOption
 from l2snet.errors import L2SNetError
 
 app = typer.Typer()
