@@ -10,12 +10,15 @@ from pathlib import Path
 
 from l2snet.errors import OutputError, reason
 
+LONGEST_NAME, END_OF_NAME = 240, 40
 _ASIDE = re.compile(r"\.\d+\.(.+)")
 
 
 def aside_of(path: Path) -> Path:
     """Where a file is written before it gets its name: a hidden one beside it, of this process, with its ending."""
-    return path.with_name(f".{os.getpid()}.{path.name}")
+    # Of a very long name the end alone: with the rest it might be longer than a file system's 255 bytes.
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else path.name[-END_OF_NAME:]
+    return path.with_name(f".{os.getpid()}.{name}")
 
 
 def left_aside(folder: Path) -> dict[Path, str]:

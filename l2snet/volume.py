@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from l2snet.errors import InputError, OutputError, reason
 from l2snet.files import whole
+from l2snet.sources import metaimage, nifti, nrrd
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,21 @@ Array = NDArray[Any]
 SAME_GRID_VOXELS = 0.1
 # A direction cosine rounded to three digits; above it an axis is oblique (0.06 degrees).
 AXIS_ALIGNED_COSINE = 1e-3
+# Columns of a direction: their products are to be those of the unit matrix, as closely as three digits tell.
+ORTHONORMAL = 1e-3
+# Beyond these float32 and scanners end: voxels of a metre, a kilometre from the table.
+MAX_SPACING_MM = 1e3
+MAX_ORIGIN_MM = 1e6
 # World axes of the canonical order: array axes run to the Superior, Posterior and Left.
 CANONICAL_WORLD_AXES = (2, 1, 0)
 READABLE_SUFFIXES = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
 # Not .mhd: its voxels lie in a second file, and two files cannot be renamed at once.
 WRITABLE_SUFFIXES = (".mha", ".nii", ".nii.gz", ".nrrd")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 INTEGER_PIXELS = (
     *(sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64),
     *(sitk.sitkInt8, sitk.sitkInt16, sitk.sitkInt32, sitk.sitkInt64),
 )
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,14 @@ class Geometry:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise InputError(f"an image of {self} has no voxels; expected at least one along every axis")
-        if not all(np.isfinite(s) and s > 0 for s in self.spacing_mm):
-            raise InputError(f"a voxel spacing of {self.spacing_mm} mm was found; expected positive numbers")
+        if not all(np.isfinite(s) and 0 < s <= MAX_SPACING_MM for s in self.spacing_mm):
+            raise InputError(
+                f"a voxel spacing of {self.spacing_mm} mm was found; expected positive numbers up to {MAX_SPACING_MM:g}"
+            )
+        if not all(abs(o) <= MAX_ORIGIN_MM for o in self.origin_mm):
+            raise InputError(f"an origin of {self.origin_mm} mm was found; expected numbers up to {MAX_ORIGIN_MM:g}")
         matrix = np.asarray(self.direction)
-        if matrix.shape != (3, 3) or not np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-3):
+        if matrix.shape != (3, 3) or not (np.abs(matrix) < 2).all() or _apart(matrix.T @ matrix) > ORTHONORMAL:
             raise InputError(f"the direction cosines {self.direction} are not orthonormal; convert the image again")
 
     def __str__(self) -> str:
@@ -104,6 +114,13 @@ class Geometry:
         """(8, 3) world positions of the outer corners of the corner voxels."""
         ends = [(-0.5, n - 0.5) for n in self.size]
         return self.world(np.array([(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]]))
+
+    def covered(self, other: Geometry) -> tuple[float, float, float]:
+        """The share of the other grid's extent along each of its axes that this one reaches, 0 to 1."""
+        ours, theirs = (grid.corners_mm() @ np.asarray(other.direction) for grid in (self, other))
+        common = np.minimum(ours.max(axis=0), theirs.max(axis=0)) - np.maximum(ours.min(axis=0), theirs.min(axis=0))
+        z, y, x = (float(share) for share in np.clip(common / np.ptp(theirs, axis=0), 0.0, 1.0))
+        return z, y, x
 
     def matches(self, other: Geometry) -> bool:
         """Whether both grids put every voxel in the same place, to a tenth of a voxel."""
@@ -223,7 +240,9 @@ class Volume:
 
 
 def read_volume(path: Path, what: str, keep_integers: bool = False) -> Volume:
-    """Read a 3D scalar image as float32 (.mha, .nii.gz, .nrrd, or what else SimpleITK reads).
+    """Read a 3D scalar image as float32 (.mha, .mhd, .nii, .nii.gz or .nrrd).
+
+    What the header claims is held against the file's size before a voxel is given room.
 
     Parameters
     ----------
@@ -236,29 +255,18 @@ def read_volume(path: Path, what: str, keep_integers: bool = False) -> Volume:
     """
     if not path.is_file():
         raise InputError(f"{what}: there is no file {path}")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    label = f"{what}: {path.name}"
     try:
-        reader.ReadImageInformation()
-        dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
-        if dimension != 3 or components != 1:
-            raise InputError(
-                f"{what}: {path.name} is a {dimension}D image with {components} value(s) a voxel; "
-                "expected a 3D image with one"
-            )
-        _check_complete(path, reader, what)
-        geometry = _itk_geometry(reader)
-        volume = Volume(_voxels(path, reader, keep_integers), geometry)
+        volume = _read(path, keep_integers)
     except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith(what) else f"{what}: {path.name}: {message}") from error
+        raise InputError(f"{label}: {error}") from error
     except (RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
-            f"{what}: {path.name} cannot be read: it is cut off, damaged or not what its ending says ({reason(error)})"
+            f"{label} cannot be read: it is cut off, damaged or not what its ending says ({reason(error)})"
         ) from error
-    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-        bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
-        raise InputError(f"{what}: {path.name} holds {bad} voxels that are NaN or infinite; expected finite numbers")
+    bad = 0 if volume.array.dtype.kind in "iu" else volume.array.size - int(np.isfinite(volume.array).sum())
+    if bad:
+        raise InputError(f"{label} holds {bad} voxels that are NaN or infinite; expected finite numbers")
     return volume
 
 
@@ -272,9 +280,13 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.endswith(s)), None)
     if suffix is None:
         raise OutputError(f"{path.name} has no known ending; expected one of {', '.join(WRITABLE_SUFFIXES)}")
+    try:
+        _check_name(path)
+    except ValueError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
     with whole(path) as aside:
         sitk.WriteImage(volume.to_sitk(), str(aside), useCompression=compress)
-        if suffix in NIFTI_SUFFIXES:
+        if suffix in nifti.SUFFIXES:
             _check_nifti_written(aside, volume.array.nbytes)
 
 
@@ -296,47 +308,61 @@ def _check_nifti_written(path: Path, voxel_bytes: int) -> None:
         raise OSError("the file was cut off; is the disk full?")
 
 
-def _voxels(path: Path, reader: sitk.ImageFileReader, keep_integers: bool) -> Array:
-    """(z, y, x), float32 but for kept integers.
-
-    NIfTI goes through nibabel: ITK fills a file that is cut off, and NaN, with zeros.
-    """
-    if path.name.lower().endswith(NIFTI_SUFFIXES):
-        from nibabel import filebasedimages, load, spatialimages
-
-        try:
-            image: Any = load(path)
-        except (filebasedimages.ImageFileError, spatialimages.HeaderDataError) as error:
-            raise ValueError(str(error)) from error
-        pixdim = image.header["pixdim"][1:4]
-        if not (np.isfinite(pixdim) & (pixdim > 0)).all():
-            raise InputError(f"a voxel spacing of {pixdim.tolist()} mm was found; expected positive numbers")
-        data = image.dataobj
-        is_plain = data.dtype.kind in "iu" and (data.slope, data.inter) == (1, 0)
-        array: Array = (
-            np.asarray(data) if keep_integers and is_plain else image.get_fdata(dtype=np.float32, caching="unchanged")
-        )
-        return np.ascontiguousarray(array.reshape(array.shape[:3]).T)
+def _read(path: Path, keep_integers: bool) -> Volume:
+    """Header first, then voxels; the subject of a refusal is the file, or its grid."""
+    name = path.name.lower()
+    _check_name(path)
+    if name.endswith(METAIMAGE_SUFFIXES):
+        header = metaimage.read_header(path)
+        geometry = _metaimage_geometry(header)
+        return Volume(metaimage.read_voxels(header, keep_integers), geometry)
+    if not name.endswith(READABLE_SUFFIXES):
+        raise ValueError(f"its ending is none of {', '.join(READABLE_SUFFIXES)}")
+    if name.endswith(nifti.SUFFIXES):
+        geometry = _nifti_geometry(*nifti.read_grid(path))
+        return Volume(nifti.read_voxels(path, keep_integers), geometry)
+    nrrd.check_header(path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    if dimension != 3 or components != 1:
+        raise InputError(f"it is a {dimension}D image with {components} value(s) a voxel; expected a 3D image with one")
+    geometry = _itk_geometry(reader)
     if not (keep_integers and reader.GetPixelID() in INTEGER_PIXELS):
         reader.SetOutputPixelType(sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(reader.Execute())  # type: ignore[no-any-return]
+    return Volume(sitk.GetArrayFromImage(reader.Execute()), geometry)
 
 
-def _check_complete(path: Path, reader: sitk.ImageFileReader, what: str) -> None:
-    """Refuse an uncompressed MetaImage that is shorter than its header says: ITK may only warn."""
-    if path.suffix != ".mha" or not path.stat().st_size:
-        return
-    with path.open("rb") as file:
-        header = file.read(1 << 16).partition(b"ElementDataFile")[0].decode("latin-1").lower()
-    if "compresseddata = true" in header.replace("  ", " "):
-        return
-    itemsize = sitk.GetArrayFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
-    expected = int(np.prod(reader.GetSize(), dtype=np.int64)) * itemsize
-    if path.stat().st_size < expected:
-        raise InputError(
-            f"{what}: {path.name} holds {path.stat().st_size} bytes; its header promises at least {expected}: "
-            "it was cut off, copy it again"
-        )
+def _check_name(path: Path) -> None:
+    """Refuse a name of bytes that are no text: ITK ends the process on it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("its name, or a folder's, is not UTF-8; rename it") from error
+
+
+def _metaimage_geometry(header: metaimage.Header) -> Geometry:
+    return Geometry(
+        size=_triple(header.size[::-1]),
+        spacing_mm=_triple(header.spacing_mm[::-1]),
+        origin_mm=_triple(header.origin_mm),
+        direction=tuple(tuple(float(c) for c in row) for row in header.axes[::-1].T),
+    )
+
+
+def _nifti_geometry(size: tuple[int, ...], affine: Array) -> Geometry:
+    """The grid of a size (x, y, z) and an affine from such an index to LPS in mm."""
+    columns = affine[:3, 2::-1]
+    spacing_mm = np.linalg.norm(columns, axis=0)
+    direction = columns / np.where(spacing_mm > 0, spacing_mm, 1.0)
+    return Geometry(
+        size=_triple(size[::-1]),
+        spacing_mm=_triple(float(s) for s in spacing_mm),
+        origin_mm=_triple(float(o) for o in affine[:3, 3]),
+        direction=tuple(tuple(float(c) for c in row) for row in direction),
+    )
 
 
 def _itk_geometry(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
@@ -351,6 +377,11 @@ def _itk_geometry(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
 
 def _itk_direction(geometry: Geometry) -> list[float]:
     return [float(c) for c in np.asarray(geometry.direction)[:, ::-1].ravel()]
+
+
+def _apart(products: Array) -> float:
+    """How far a matrix is from the unit matrix."""
+    return float(np.abs(products - np.eye(3)).max())
 
 
 def _triple(values: Any) -> Any:

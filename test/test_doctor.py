@@ -20,6 +20,7 @@ from l2snet.case import Case
 from l2snet.errors import L2SNetError
 from l2snet.pipeline import Segmentation
 from l2snet.selftest import body_with_ball, self_test
+from l2snet.weights import LOCALIZER, SEGMENTER
 
 Run = Callable[..., Ended]
 ROOT = Path(__file__).resolve().parents[1]

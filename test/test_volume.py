@@ -399,7 +399,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, suffix: str, compres
     write_volume(noise(), path, compress)
     read_volume(path, "PET")
     cut(path, keep)
-    with pytest.raises(InputError, match=rf"PET: image{suffix} .*cut off"):
+    with pytest.raises(InputError, match=rf"PET: image{suffix}.*cut off"):
         read_volume(path, "PET")
 
 
@@ -433,7 +433,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, suffix: str, content
 )
 def test_what_is_not_3d_and_scalar_is_refused(tmp_path: Path, image: sitk.Image, found: str):
     sitk.WriteImage(image, str(tmp_path / "image.mha"))
-    with pytest.raises(InputError, match=rf"PET: image\.mha is a {found}.*expected a 3D image with one"):
+    with pytest.raises(InputError, match=rf"PET: image\.mha: it is a {found}.*expected a 3D image with one"):
         read_volume(tmp_path / "image.mha", "PET")
 
 

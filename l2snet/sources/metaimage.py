@@ -1,0 +1,229 @@
+"""MetaImage (.mha, .mhd): a header in text, then voxels, as they are or in one zlib stream.
+
+Not read by ITK's own reader, which trusts the header: a damaged one ends the process, opens files elsewhere on the
+machine, or gives what was in memory for slices that are not in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2snet.errors import InputError
+from l2snet.sources.claims import check_size, check_stored
+
+Array = NDArray[Any]
+
+TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+# Fields of one meaning, the one that files have first.
+SPACING = ("ElementSpacing", "ElementSize")
+ORIGIN = ("Offset", "Position", "Origin")
+MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+MSB = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+ONCE = {
+    *(*SPACING, *ORIGIN, *MATRIX, *MSB),
+    *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "CompressedData", "BinaryData", "HeaderSize"),
+    *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
+}
+LAST, LOCAL = "ElementDataFile", "LOCAL"
+# Headers of converters that copy every DICOM field into them stay far below.
+MAX_HEADER_BYTES = 1 << 20
+CHUNK = 1 << 20
+# Either zlib's own header or gzip's.
+ANY_HEADER = zlib.MAX_WBITS | 32
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a MetaImage says of its voxels; sizes and places in file order (x, y, z).
+
+    Attributes
+    ----------
+    spacing_mm, origin_mm : numbers as they are written, finite or not.
+    axes : (3, 3) rows; row k is the world direction (L, P, S) of file axis k.
+    file, at : where the voxels begin.
+    """
+
+    size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    origin_mm: tuple[float, ...]
+    axes: Array
+    dtype: np.dtype[Any]
+    compressed: bool
+    file: Path
+    at: int
+
+
+def read_header(path: Path) -> Header:
+    """Read a header, and refuse one whose voxels the file cannot hold.
+
+    Raises
+    ------
+    InputError : its subject is the file; a field is missing, doubled or has no sense, the image is not 3D and scalar,
+        or the file is cut off.
+    OSError : it cannot be opened.
+    """
+    fields, at = _fields(path)
+    dimension, channels = (_integers(fields, name, 1, "1")[0] for name in ("NDims", "ElementNumberOfChannels"))
+    if "NDims" not in fields or (dimension, channels) != (3, 1):
+        raise InputError(f"it is a {dimension}D image with {channels} value(s) a voxel; expected a 3D image with one")
+    if not _flag(fields, "BinaryData", True) or _integers(fields, "HeaderSize", 1, "0")[0] not in (0, -1):
+        raise InputError("it has its voxels as text or behind a second header; expected plain binary ones")
+    scale = _numbers(fields, ("ElementToIntensityFunctionSlope",), 1, "1")
+    offset = _numbers(fields, ("ElementToIntensityFunctionOffset",), 1, "0")
+    if (*scale, *offset) != (1.0, 0.0):
+        raise InputError(
+            f"it has values to be scaled by {scale[0]:g} and moved by {offset[0]:g}; expected them as they are"
+        )
+    kind = fields.get("ElementType", "")
+    if kind not in TYPES:
+        raise InputError(f"it has the ElementType {kind[:40]!r}; expected one of {', '.join(TYPES)}")
+    size = _integers(fields, "DimSize", 3)
+    check_size(size)
+    big = any(_flag(fields, name, False) for name in MSB)
+    header = Header(
+        size=size,
+        spacing_mm=_numbers(fields, SPACING, 3),
+        origin_mm=_numbers(fields, ORIGIN, 3, "0 0 0"),
+        axes=np.array(_numbers(fields, MATRIX, 9, "1 0 0 0 1 0 0 0 1")).reshape(3, 3),
+        dtype=np.dtype(TYPES[kind]).newbyteorder(">" if big else "<"),
+        compressed=_flag(fields, "CompressedData", False),
+        file=_voxel_file(path, fields[LAST]),
+        at=at if fields[LAST] == LOCAL else 0,
+    )
+    expected = math.prod(size) * header.dtype.itemsize
+    stored = header.file.stat().st_size - header.at
+    check_stored(stored, expected, header.compressed)
+    if stored > expected and not header.compressed:
+        raise InputError(f"it holds {stored} bytes of voxels and its header promises {expected}; convert it again")
+    return header
+
+
+def read_voxels(header: Header, keep_integers: bool = False) -> Array:
+    """(z, y, x) float32; integers in the file's own type where they are to be kept.
+
+    Raises
+    ------
+    InputError : the file holds other than the header promises.
+    OSError : it cannot be opened.
+    """
+    count = math.prod(header.size)
+    with header.file.open("rb") as file:
+        file.seek(header.at)
+        if header.compressed:
+            stored = _inflate(file, count * header.dtype.itemsize).view(header.dtype)
+        else:
+            stored = np.fromfile(file, header.dtype, count)
+    dtype = header.dtype.newbyteorder("=") if keep_integers and header.dtype.kind in "iu" else np.float32
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        array: Array = stored.astype(dtype, copy=False)
+    return array.reshape(header.size[::-1])
+
+
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """The fields up to `LAST`, and where the byte after them is."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        while file.tell() < MAX_HEADER_BYTES:
+            line = file.readline(MAX_HEADER_BYTES)
+            if not line.endswith(b"\n"):
+                break
+            key, separator, value = line.decode("latin-1").partition("=")
+            key = key.strip()
+            if not separator and key:
+                break
+            if key in fields and key in ONCE:
+                raise InputError(f"its header has the field {key} twice; expected it once: convert the image again")
+            fields[key] = value.strip()
+            if key == LAST:
+                return fields, file.tell()
+    raise ValueError(f"its header ends without {LAST}")
+
+
+def _voxel_file(path: Path, named: str) -> Path:
+    """Where the voxels are: behind the header, or in a file beside a .mhd."""
+    if named == LOCAL:
+        return path
+    beside = path.with_name(named) if path.suffix.lower() == ".mhd" and Path(named).name == named else None
+    if beside is None or not beside.is_file():
+        raise InputError(
+            f"it says that its voxels are in {named[:80]!r}; expected {LOCAL}, or for a .mhd one file in its folder"
+        )
+    return beside
+
+
+def _inflate(file: BinaryIO, expected: int) -> NDArray[np.uint8]:
+    """`expected` bytes of one zlib stream, no more and no less."""
+    out = np.empty(expected, np.uint8)
+    filled = 0
+    stream = zlib.decompressobj(ANY_HEADER)
+    while not stream.eof:
+        packed = stream.unconsumed_tail or file.read(CHUNK)
+        if not packed:
+            break
+        # One byte too many is asked for, so that a stream that goes on is told from one that ends.
+        part = stream.decompress(packed, min(CHUNK, expected - filled + 1))
+        if filled + len(part) > expected:
+            raise InputError(
+                f"it holds more than the {expected} bytes of voxels that its header promises; convert it again"
+            )
+        out[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    if not stream.eof or filled < expected:
+        raise InputError(
+            f"it holds {filled} bytes of voxels and its header promises {expected}: it was cut off, copy it again"
+        )
+    return out
+
+
+def _lacks(name: str) -> str:
+    return f"its header has no field {name}; expected one: convert the image again"
+
+
+def _flag(fields: Mapping[str, str], name: str, default: bool) -> bool:
+    """MetaIO takes any word that begins with T, t or 1 for true."""
+    return fields.get(name, str(default))[:1] in ("T", "t", "1")
+
+
+def _integers(fields: Mapping[str, str], name: str, count: int, default: str = "") -> tuple[int, ...]:
+    text = fields.get(name, default)
+    try:
+        values = tuple(int(word) for word in text.split())
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise InputError(f"it has the {name} {text[:40]!r}; expected {count} whole number(s)" if text else _lacks(name))
+    return values
+
+
+def _numbers(fields: Mapping[str, str], names: tuple[str, ...], count: int, default: str = "") -> tuple[float, ...]:
+    """The first of the fields of these names."""
+    name = next((name for name in names if name in fields), names[0])
+    text = fields.get(name, default)
+    try:
+        values = tuple(float(word) for word in text.split())
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise InputError(f"it has the {name} {text[:40]!r}; expected {count} number(s)" if text else _lacks(name))
+    return values

@@ -1,0 +1,76 @@
+"""NRRD (.nrrd): the header's claims; ITK reads the rest."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from l2snet.errors import InputError
+from l2snet.sources.claims import check_size, check_stored
+
+SUFFIX = ".nrrd"
+MAGIC = "NRRD000"
+MAX_HEADER_BYTES = 1 << 20
+# Bytes of a voxel by the first letters of its type: NRRD has many names of each.
+BYTES = {
+    **dict.fromkeys(("signed char", "int8", "uchar", "unsigned char", "uint8"), 1),
+    **dict.fromkeys(("short", "signed short", "int16", "ushort", "unsigned short", "uint16"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "uint", "unsigned int", "uint32", "float"), 4),
+    **dict.fromkeys(("longlong", "long long", "signed long long", "int64", "double"), 8),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "uint64"), 8),
+}
+RAW, PACKED = ("raw",), ("gzip", "gz")
+ELSEWHERE = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
+GRID = ("space directions", "spacings")
+
+
+def check_header(path: Path) -> None:
+    """Refuse a header that ITK's reader must not see, or whose voxels the file cannot hold.
+
+    Raises
+    ------
+    InputError : its subject is the file.
+    ValueError, OSError : it is no NRRD, or cannot be opened.
+    """
+    fields, at = _fields(path)
+    for name in ELSEWHERE:
+        if name in fields:
+            raise InputError(f"it says by {name!r} that its voxels are elsewhere; expected them behind the header")
+    try:
+        dimension = int(fields["dimension"])
+        size = tuple(int(word) for word in fields["sizes"].split())
+        kind, encoding = fields["type"].lower(), fields["encoding"].lower()
+    except KeyError as error:
+        raise InputError(f"its header has no field {error}; expected one: convert the image again") from error
+    if dimension != 3 or len(size) != 3:
+        raise InputError(
+            f"it is a {dimension}D image with sizes {size[:5]}; expected a 3D image with one value a voxel"
+        )
+    if not any(name in fields for name in GRID):
+        raise InputError(f"its header has no field {GRID[0]!r}; expected one: convert the image again")
+    check_size(size)
+    if kind not in BYTES or encoding not in (*RAW, *PACKED):
+        raise InputError(
+            f"it has voxels of type {kind[:20]!r} in {encoding[:20]!r}; expected numbers in 'raw' or 'gzip'"
+        )
+    check_stored(path.stat().st_size - at, math.prod(size) * BYTES[kind], encoding in PACKED)
+
+
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """The header's fields up to the empty line that ends it, and where the voxels begin."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        if not file.readline(80).startswith(MAGIC.encode()):
+            raise ValueError(f"it does not begin with {MAGIC}")
+        while file.tell() < MAX_HEADER_BYTES:
+            line = file.readline(MAX_HEADER_BYTES)
+            if not line.strip():
+                return fields, file.tell()
+            name, separator, value = line.decode("latin-1").partition(":")
+            if name.startswith("#") or not separator or value.startswith("="):  # comments and key:=value pairs
+                continue
+            name = name.strip().lower()
+            if name in fields:
+                raise InputError(f"its header has the field {name!r} twice; expected it once: convert the image again")
+            fields[name] = value.strip()
+    raise ValueError("its header does not end")
