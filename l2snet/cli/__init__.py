@@ -94,5 +94,10 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 def _fail(sentence: str, code: int, debug: bool) -> None:
     if debug:
         logger.exception("traceback")
-    sys.stderr.write(sentence + "\n")
+    sys.stderr.write(_on_one_line(sentence) + "\n")
     sys.exit(code)
+
+
+def _on_one_line(sentence: str) -> str:
+    """What terminals would act on, such as a line break in a file's name, as its escape: the last line says it all."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)

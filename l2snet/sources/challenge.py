@@ -61,9 +61,12 @@ def write(mask: Volume, name: str, folder: Path) -> Path:
 def _one_image(folder: Path, what: str, sockets: dict[str, Path]) -> Path:
     """The only image of a socket: the file that inputs.json names, or the only one in the socket's folder."""
     place = sockets.get(what, folder / IMAGES / what)
-    if place.is_file():
-        return place
-    found = sorted(p for p in place.glob(f"*{SUFFIX}") if not p.name.startswith(".")) if place.is_dir() else []
+    try:
+        if place.is_file():
+            return place
+        found = sorted(p for p in place.iterdir() if _is_image(p)) if place.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{place} cannot be read ({error.strerror}); expected one {SUFFIX} file in it") from error
     if len(found) != 1:
         names = f" ({', '.join(p.name for p in found[:3])})" if found else ""
         hint = "; use --pet-only to do without" if what == CT and not found else ""
@@ -71,6 +74,10 @@ def _one_image(folder: Path, what: str, sockets: dict[str, Path]) -> Path:
             f"{len(found)} {what.upper()} images were found in {place}{names}; expected one {SUFFIX} file{hint}"
         )
     return found[0]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.endswith(SUFFIX) and not path.name.startswith(".")
 
 
 def _sockets(folder: Path) -> dict[str, Path]:
@@ -85,7 +92,8 @@ def _sockets(folder: Path) -> dict[str, Path]:
     try:
         entries = json.loads(path.read_text("utf-8"))
         places = [place for entry in entries if (place := _place(folder, entry)) is not None]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, OSError) as error:
+        # RuntimeError: brackets nested too deep, or a circle of symbolic links.
         raise InputError(f"{path} cannot be read ({error}); expected a JSON list of sockets") from error
     for what in (PET, CT):
         if sum(name == what for name, _ in places) > 1:

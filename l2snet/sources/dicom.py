@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -179,7 +178,7 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
     refused: list[InputError] = []
     for s in same:
         try:
-            overlaps.append((_overlap(stack(s, "CT").geometry, grid), s))
+            overlaps.append((stack(s, "CT").geometry.covered(grid)[0], s))  # along the slice normal
         except InputError as error:  # such as the images of one place that wait for a contrast bolus
             logger.info("left out: %s", error)
             refused.append(error)
@@ -260,14 +259,6 @@ def _referred(series: Series) -> set[str]:
     return {str(item.SeriesInstanceUID) for item in series.first.get("ReferencedSeriesSequence") or []}
 
 
-def _overlap(ct: Geometry, pet: Geometry) -> float:
-    """The share of the PET's extent along its slice normal that the CT reaches."""
-    normal = np.asarray(pet.direction)[:, 0]
-    ours, theirs = pet.corners_mm() @ normal, ct.corners_mm() @ normal
-    common = min(ours.max(), theirs.max()) - max(ours.min(), theirs.min())
-    return float(max(0.0, common) / (ours.max() - ours.min()))
-
-
 def _texts(header: Dataset, keyword: str) -> list[str]:
     value: Any = header.get(keyword) or []
     return [value] if isinstance(value, str) else [str(text) for text in value]
@@ -281,6 +272,8 @@ def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
 def _header(path: Path) -> Dataset | None:
     """A file's header without pixels; None for what is no image of a study (other files, DICOMDIR)."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with disable_value_validation():
             header = dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error):

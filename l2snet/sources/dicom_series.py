@@ -17,6 +17,7 @@ from pydicom.multival import MultiValue
 
 from l2snet.case import AIR_HU, MIN_SLICES
 from l2snet.errors import InputError, reason
+from l2snet.sources.claims import check_size
 from l2snet.sources.suv import KEYWORDS, PetHeader, SuvFactors, TimeConvention, suv_factors
 from l2snet.volume import SAME_GRID_VOXELS, Array, Geometry, Volume
 
@@ -174,6 +175,10 @@ def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str)
 
 def _voxels(stacked: Stack, what: str) -> Array:
     """(z, y, x) float32, each slice by its own RescaleSlope and RescaleIntercept."""
+    try:
+        check_size(stacked.geometry.size[::-1])
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
     voxels = np.empty(stacked.geometry.size, dtype=np.float32)
     file: tuple[Path, Array] | None = None
     for target, header in zip(voxels, stacked.headers, strict=True):

@@ -77,8 +77,10 @@ def has_dicom(folder: Path, deep: bool = True) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM."""
+    """Whether a file says that it is DICOM; a pipe, which would be waited for, does not."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             file.seek(DICOM_AT)
             return file.read(len(DICOM_MARK)) == DICOM_MARK
