@@ -21,6 +21,9 @@ MIN_COLDEST_SUV = -50.0
 MIN_CT_RANGE_HU = 200.0
 MAX_COLDEST_CT_HU = -20.0
 MAX_BODY_MEDIAN_HU = 500.0
+# What some converters add to HU to have no negative numbers; a body's median is within 300 HU of water.
+SHIFT_HU = 1024.0
+MAX_FROM_WATER_HU = 300.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Case:
     ct : CT in HU on the PET's grid; None when only a PET is to be used.
     lesions : binary mask on the PET's grid; None outside training and evaluation.
     organs : labels of `l2snet.organs.OrganClass` on the PET's grid; None but for training with them.
+    notes : what was doubtful or set right when it was read, for the manifest.
 
     Raises
     ------
@@ -45,6 +49,7 @@ class Case:
     ct: Volume | None = None
     lesions: Volume | None = None
     organs: Volume | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.suv.geometry.size) < MIN_SLICES:
@@ -95,6 +100,8 @@ def check_suv(array: Array) -> None:
             f"the PET's median over the body is {median:.4g}, which looks like Bq/ml; expected SUV (about 1): "
             "convert it with the patient's weight and injected dose"
         )
+    if coldest == hottest:
+        raise InputError(f"every voxel of the PET is {hottest:g}; expected a body and air around it")
 
 
 def check_ct(array: Array, suv: Array) -> None:
@@ -115,6 +122,18 @@ def check_ct(array: Array, suv: Array) -> None:
     median = float(np.median(array[_body(suv)]))
     if median > MAX_BODY_MEDIAN_HU:
         raise InputError(f"the CT's median over the body is {median:.4g}; in HU it is near 0: was 1024 added? {remedy}")
+
+
+def is_shifted(array: Array, suv: Array) -> bool:
+    """Whether (z, y, x) voxels of a CT that `check_ct` refuses are HU but for `SHIFT_HU` added."""
+    body = _body(suv)
+    if not body.any() or abs(float(np.median(array[body])) - SHIFT_HU) > MAX_FROM_WATER_HU:
+        return False
+    try:
+        check_ct(array - np.float32(SHIFT_HU), suv)
+    except InputError:
+        return False
+    return True
 
 
 def _body(suv: Array) -> Array:

@@ -274,7 +274,9 @@ def hashes(method: Method) -> dict[str, list[str]]:
 
 def notes_on(case: Case, body: Body) -> tuple[str, ...]:
     """What was done to a case that a reader of the result should know."""
-    notes = [] if case.ct is not None else ["no CT was used: the segmenter saw a blank one"]
+    notes = [*case.notes]
+    if case.ct is None:
+        notes.append("no CT was used: the segmenter saw a blank one")
     if body.geometry.spacing_mm != case.geometry.canonical().spacing_mm or not case.geometry.is_axis_aligned:
         notes.append("the PET was resampled to the working grid, and the probabilities back")
     return tuple(notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from l2snet.volume import Array, Geometry
 WORKING_SPACING_MM = (3.0, 2.036, 2.036)
 # A PET this close to the working spacing is taken as on it: over a window of 160 voxels less than one voxel of drift.
 SAME_SPACING = 0.005
+# A PET that spans less is no part of a body: its spacing is in metres.
+MIN_EXTENT_MM = 5.0
+# 1 GiB as float32; a total-body PET at the working spacing has a tenth of it.
+MAX_WORKING_VOXELS = 2**28
 # The body is found on blocks of 4 voxels (12 x 8 x 8 mm), whose mean hides the noise of air.
 BLOCK = 4
 BODY_BLOCK_SUV = 0.1
@@ -93,12 +98,24 @@ def working_geometry(geometry: Geometry, spacing_mm: tuple[float, float, float] 
 
     A PET that lies along the world axes with the working spacing keeps its voxels (only the axes' order and sense may
     change); any other, oblique ones too, gets an LPS-aligned grid that covers it.
+
+    Raises
+    ------
+    InputError : the PET is too small or too large for a body, as where its spacing is in another unit.
     """
+    extent_mm = np.array(geometry.size) * geometry.spacing_mm
+    voxels = float(np.prod(extent_mm / spacing_mm))
+    if extent_mm.max() < MIN_EXTENT_MM or voxels > MAX_WORKING_VOXELS:
+        shown = " x ".join(f"{mm:.4g}" for mm in extent_mm[::-1])
+        raise InputError(f"the PET spans {shown} mm, which is no part of a body; is its voxel spacing in mm?")
     canonical = geometry.canonical()
     relative = np.abs(np.array(canonical.spacing_mm) / np.array(spacing_mm) - 1)
     if canonical.is_axis_aligned and relative.max() < SAME_SPACING:
         return canonical
-    return geometry.axis_aligned_cover(spacing_mm)
+    cover = geometry.axis_aligned_cover(spacing_mm)
+    if math.prod(cover.size) > MAX_WORKING_VOXELS:
+        raise InputError(f"the PET ({geometry}) is oblique and would be {cover}; expected a body: turn it upright")
+    return cover
 
 
 def prepare(case: Case, spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM, whole_grid: bool = False) -> Body:

@@ -398,7 +398,7 @@ def test_two_studies_in_a_folder_are_listed(tmp_path: Path):
 
 
 def test_what_a_folder_holds_is_told_from_its_files(tmp_path: Path):
-    image = Volume(np.full((3, 3, 3), 2.0, np.float32), Geometry((3, 3, 3)))
+    image = Volume(np.arange(27, dtype=np.float32).reshape(3, 3, 3), Geometry((3, 3, 3), (3.0, 3.0, 3.0)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "container" / "images" / "pet").mkdir(parents=True)
     write_volume(image, tmp_path / "study" / "SUV.nii.gz", compress=True)

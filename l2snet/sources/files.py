@@ -1,15 +1,28 @@
-"""A case from two image files of any format that SimpleITK reads."""
+"""A case from two image files of any format that is read."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from l2snet.case import AIR_HU, Case
-from l2snet.volume import READABLE_SUFFIXES, read_volume
+import numpy as np
+
+from l2snet.case import AIR_HU, SHIFT_HU, Case, is_shifted
+from l2snet.errors import InputError
+from l2snet.volume import READABLE_SUFFIXES, Geometry, Volume, read_volume
+
+logger = logging.getLogger(__name__)
+
+# A CT that covers less of the PET along an axis is of another place; its field of view is 0.7 of a PET's.
+MIN_OVERLAP = 0.5
+# The field of view of a scanner for people; a smaller PET is a crop, or its spacing is in cm.
+SMALL_PET_MM = 150.0
 
 
 def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
     """PET in SUV and CT in HU; named by the CT's file, or the PET's where there is none.
+
+    A CT that is HU but for 1024 added is set right; that, and a PET too small for a body, is a warning and a note.
 
     Parameters
     ----------
@@ -20,15 +33,48 @@ def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
     InputError : an image cannot be used, or the grids differ and `resample_ct` is not set.
     """
     suv = read_volume(pet, "PET")
+    notes = _small(suv.geometry)
     if ct is None:
-        return Case(stem(pet), suv)
-    volume = read_volume(ct, "CT")
-    if resample_ct and not volume.geometry.matches(suv.geometry):
-        volume = volume.to_grid(suv.geometry, outside=AIR_HU)
-    return Case(stem(ct), suv, volume)
+        case = Case(stem(pet), suv, notes=notes)
+    else:
+        volume = read_volume(ct, "CT")
+        if resample_ct and not volume.geometry.matches(suv.geometry):
+            volume = _resampled(volume, suv.geometry)
+        case = _case(stem(ct), suv, volume, notes)
+    for note in case.notes:
+        logger.warning("warning: %s", note)
+    return case
 
 
 def stem(path: Path) -> str:
     """The file's name without its (possibly double) ending."""
     suffix = max((s for s in READABLE_SUFFIXES if path.name.lower().endswith(s)), key=len, default=path.suffix)
     return path.name[: len(path.name) - len(suffix)]
+
+
+def _case(name: str, suv: Volume, ct: Volume, notes: tuple[str, ...]) -> Case:
+    try:
+        return Case(name, suv, ct, notes=notes)
+    except InputError:
+        if not ct.geometry.matches(suv.geometry) or not is_shifted(ct.array, suv.array):
+            raise
+    note = f"{SHIFT_HU:g} was taken off the CT, whose values were HU with so much added"
+    return Case(name, suv, ct.with_array(ct.array - np.float32(SHIFT_HU)), notes=(*notes, note))
+
+
+def _small(geometry: Geometry) -> tuple[str, ...]:
+    extent_mm = [n * mm for n, mm in zip(geometry.size, geometry.spacing_mm, strict=True)]
+    if max(extent_mm) >= SMALL_PET_MM:
+        return ()
+    shown = " x ".join(f"{mm:.4g}" for mm in extent_mm[::-1])
+    return (f"the PET spans {shown} mm alone: if it is no crop, its voxel spacing is not in mm",)
+
+
+def _resampled(ct: Volume, grid: Geometry) -> Volume:
+    covered = ct.geometry.covered(grid)
+    if min(covered) < MIN_OVERLAP:
+        raise InputError(
+            f"the CT ({ct.geometry}) covers {min(covered):.0%} of the PET ({grid}) along an axis; expected at least "
+            f"{MIN_OVERLAP:.0%}: are they of one examination?"
+        )
+    return ct.to_grid(grid, outside=AIR_HU)
