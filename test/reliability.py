@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
+from known_weights import write_known_weights
 from reliability_inputs import INPUTS, SMALL_PET, Trial
-from tiny_networks import write_networks
 
 from l2snet.cli import main
 from l2snet.sources.challenge import OUTPUT
@@ -192,7 +192,7 @@ def print_tables() -> int:
     root = folder_for_all()
     wrong = 0
     try:
-        weights = write_networks(root / "weights")
+        weights = write_known_weights(root / "weights")
         for name, trials in TABLES.items():
             sys.stdout.write(f"## {name}\n\n| input | came out as | said |\n|---|---|---|\n")
             most, bad = 0.0, 0

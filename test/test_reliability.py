@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from known_weights import write_known_weights
 from reliability import folder_for_all, problem, run
 from reliability_inputs import INPUTS, Trial
-from tiny_networks import write_networks
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def weights(root: Path) -> Path:
-    return write_networks(root / "weights")
+    return write_known_weights(root / "weights")
 
 
 @pytest.mark.parametrize("trial", INPUTS, ids=lambda trial: trial.name)
