@@ -11,7 +11,7 @@ from l2snet.sources.claims import check_size, check_stored
 SUFFIX = ".nrrd"
 MAGIC = "NRRD000"
 MAX_HEADER_BYTES = 1 << 20
-# Bytes of a voxel by the first letters of its type: NRRD has many names of each.
+# Bytes of a voxel by the name of its type, of which NRRD has many.
 BYTES = {
     **dict.fromkeys(("signed char", "int8", "uchar", "unsigned char", "uint8"), 1),
     **dict.fromkeys(("short", "signed short", "int16", "ushort", "unsigned short", "uint16"), 2),
