@@ -20,7 +20,7 @@ import numpy as np
 from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError, reason
 from l2snet.openvino_quiet import import_openvino
 from l2snet.volume import Array
-from l2snet.weights import NETWORK, NetworkConfig, read_config, read_sums
+from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, NetworkConfig, read_config, read_sums
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ PRECISIONS = ("exact", "fast")
 MAX_COMPILED = 2
 # What ONNX Runtime, CUDA, cuBLAS and cuDNN say when the GPU's memory does not do.
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate|alloc(?:ation)?_failed", re.IGNORECASE)
+# Slices or windows at once.
+BATCH = {LOCALIZER: 8, SEGMENTER: 1, STEP_BY_STEP: 1}
 
 Run = Callable[[Array], Array]
 
@@ -73,12 +75,22 @@ def load(folder: Path, device: str = "auto", precision: str = "exact") -> Networ
     config = read_config(folder)
     device = choose_device(device)
     try:
-        engine, run = (_onnxruntime if device == "cuda" else _openvino)(folder / NETWORK, precision)
+        if device == "cuda":
+            engine, run = _onnxruntime(folder / NETWORK, precision)
+        else:
+            engine, run = _openvino(folder / NETWORK, precision, _expected_shape(config))
     except (DeviceError, MissingPackageError):
         raise
     except Exception as error:
         raise WeightsError(f"{folder / NETWORK} cannot be loaded: {reason(error)}") from error
     return Network(config, read_sums(folder)[NETWORK], engine, run)
+
+
+def _expected_shape(config: NetworkConfig) -> tuple[int, ...] | None:
+    """What the network will be run on first; None where that depends on the case."""
+    if config.window is None:
+        return None
+    return (BATCH[config.network], config.slices if config.network == LOCALIZER else 2, *config.window)
 
 
 def choose_device(device: str) -> str:
@@ -206,14 +218,17 @@ def in_smaller_batches(run: Run) -> Run:
     return run_in_parts
 
 
-def _openvino(path: Path, precision: str) -> tuple[str, Run]:
+def _openvino(path: Path, precision: str, expected: tuple[int, ...] | None = None) -> tuple[str, Run]:
     """OpenVINO on the CPU: float32, or bfloat16 where `precision` is "fast" and the CPU has it.
 
+    It is compiled for the `expected` input shape at once, aside, while the caller does other things (reads the case).
     OpenVINO gives the thread that loads it a signal stack and later frees it; on the main thread, the next signal (a
     data loader's worker that ends, say) would then kill the process. So it has a thread of its own.
     """
     thread = ThreadPoolExecutor(1, "openvino")
-    engine, infer = thread.submit(_compile_openvino, path, precision).result()
+    engine, prepare, infer = thread.submit(_compile_openvino, path, precision).result()
+    if expected is not None:
+        thread.submit(prepare, expected)  # what goes wrong here goes wrong again, and is told, when it is run
 
     def run(batch: Array) -> Array:
         return thread.submit(infer, batch).result()
@@ -221,8 +236,8 @@ def _openvino(path: Path, precision: str) -> tuple[str, Run]:
     return engine, run
 
 
-def _compile_openvino(path: Path, precision: str) -> tuple[str, Run]:
-    """Compiled once per input shape."""
+def _compile_openvino(path: Path, precision: str) -> tuple[str, Callable[[tuple[int, ...]], object], Run]:
+    """The engine's name, how it compiles for an input shape, and how it runs; it compiles once per shape."""
     openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(path)
@@ -231,17 +246,26 @@ def _compile_openvino(path: Path, precision: str) -> tuple[str, Run]:
     settings = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
     compiled: dict[tuple[int, ...], Any] = {}
 
-    def infer(batch: Array) -> Array:
-        if batch.shape not in compiled:
-            # A compiled model holds its own copy of weights and buffers: keep a slice size and its remainder, no more.
+    def prepare(shape: tuple[int, ...]) -> Any:
+        if shape not in compiled:
+            # A compiled model holds its own copy of weights and buffers: keep a slice size and one more.
             while len(compiled) >= MAX_COMPILED:
                 del compiled[next(iter(compiled))]
-            model.reshape(list(batch.shape))
-            compiled[batch.shape] = core.compile_model(model, "CPU", settings).create_infer_request()
-        request = compiled[batch.shape]
-        return np.array(request.infer({0: batch}, share_inputs=True)[0], dtype=np.float32)
+            model.reshape(list(shape))
+            compiled[shape] = core.compile_model(model, "CPU", settings).create_infer_request()
+        return compiled[shape]
 
-    return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", infer
+    def infer(batch: Array) -> Array:
+        count, shape = len(batch), batch.shape
+        larger = [other for other in compiled if other[1:] == shape[1:] and other[0] > count]
+        if shape not in compiled and larger:
+            # The last slices of a body: to fill the batch up takes less than to compile for their number.
+            shape = larger[-1]
+            batch = np.concatenate([batch, np.zeros((shape[0] - count, *shape[1:]), np.float32)])
+        out = prepare(shape).infer({0: batch}, share_inputs=True)[0]
+        return np.array(out[:count], dtype=np.float32)
+
+    return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", prepare, infer
 
 
 def load_reference(folder: Path) -> Network:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from l2snet.backend import Network
+from l2snet.backend import BATCH, Network
 from l2snet.preprocess import Body, pad_to
 from l2snet.sliding_window import slide
 from l2snet.volume import Array
+from l2snet.weights import LOCALIZER
 
-BATCH = 8
 
-
-def localize(body: Body, network: Network, flip: bool = False, batch: int = BATCH) -> Array:
+def localize(body: Body, network: Network, flip: bool = False, batch: int = BATCH[LOCALIZER]) -> Array:
     """The probability that a voxel is lesion, from coronal slices alone.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 
 from l2snet import backend
@@ -197,6 +199,48 @@ def test_load_on_the_cpu(identity: Path) -> None:
     for shape in ((1, 1, 32, 64), (3, 1, 32, 64), (1, 1, 64, 32), (1, 1, 32, 64)):  # the last one compiled before
         x = rng.random(shape, np.float32)
         np.testing.assert_array_equal(network(x), x)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Shapes that OpenVINO is asked to compile for."""
+    shapes: list[list[int]] = []
+    compile_model = openvino.Core.compile_model
+
+    def noted(core: openvino.Core, model: openvino.Model, *more: object) -> object:
+        shapes.append(list(model.input(0).get_shape()))
+        return compile_model(core, model, *more)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", noted)
+    return shapes
+
+
+def test_the_last_slices_are_run_as_a_full_batch(identity: Path, compiled: list[list[int]]) -> None:
+    """19 slices in batches of 8: the last 3 take no model of their own."""
+    network = load(identity, "cpu")
+    x = np.random.default_rng(0).random((19, 1, 32, 64), np.float32)
+    for first in (0, 8, 16):
+        np.testing.assert_array_equal(network(x[first : first + 8]), x[first : first + 8])
+    assert compiled == [[8, 1, 32, 64]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ({}, []),  # whole slices: their size is the body's
+        ({"window": (64, 32)}, [[8, 1, 64, 32]]),
+        ({"window": (64, 32), "slices": 3}, [[8, 3, 64, 32]]),
+    ],
+)
+def test_what_is_known_to_be_run_is_compiled_at_once(
+    identity: Path, compiled: list[list[int]], changes: dict[str, Any], shapes: list[list[int]]
+) -> None:
+    (identity / CONFIG).write_text(replace(CONFIG_OF_IDENTITY, **changes).to_json(), "utf-8")
+    write_sums(identity)
+    network = load(identity, "cpu")
+    x = np.ones((2, 1, 32, 32), np.float32)
+    np.testing.assert_array_equal(network(x), x)  # runs after what was begun before
+    assert compiled == [*shapes, [2, 1, 32, 32]]
 
 
 def test_an_unknown_precision_is_refused(identity: Path) -> None:
