@@ -139,7 +139,7 @@ def write_result(
         write_text(json.dumps(entries, indent=2) + "\n", output / MANIFEST)
     # After tables, maps and manifest, so that a mask is there only when they are.
     path = challenge.write(result.mask, result.name, output)
-    logger.info("%s: %.1f ml in %s", result.name, mask_ml(result), path)
+    logger.info("%s: %.1f ml in %s; peak memory %s MiB", result.name, mask_ml(result), path, peak_memory_mib())
     if wanted.picture:
         _write_picture(case, result, output)
     if wanted.report is not None:

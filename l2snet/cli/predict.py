@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -100,6 +101,7 @@ def predict(
 ) -> None:
     """Segment one case: l2snet predict INPUT OUTPUT, or l2snet predict --pet FILE --ct FILE OUTPUT."""
     began = time.perf_counter()
+    from l2snet.methods import load_method
     from l2snet.predict import Wanted, check_output, networks_deadline, run_case, warn_of_limit
     from l2snet.results import Measuring
     from l2snet.sources.files import read_case
@@ -122,14 +124,6 @@ def predict(
     if measured:
         require("the lesion table", "measure", "cc3d")
     check_output(output)
-    if pet is not None:
-        source = Source(read_case(pet, None if pet_only else ct, resample_ct))
-    elif input_folder is not None:
-        source = read_input(input_folder, Reading(pet_only, resample_ct, time_convention, series or ()))
-    measuring = replace(wanted, source=source.dicom) if measured or source.dicom is not None else None
-    reading_seconds = time.perf_counter() - began
-    from l2snet.methods import load_method
-
     options = {
         "fusion": fusion,
         "off_cue": off_cue,
@@ -137,7 +131,15 @@ def predict(
         "whole_grid": whole_grid,
         "deadline": None if time_limit is None else networks_deadline(time_limit),
     }
-    loaded = load_method(method, weights or [], device, precision, **options)
+    with ThreadPoolExecutor(1, "load") as aside:  # networks are loaded and compiled while the files are read
+        loading = aside.submit(load_method, method, weights or [], device, precision, **options)
+        if pet is not None:
+            source = Source(read_case(pet, None if pet_only else ct, resample_ct))
+        elif input_folder is not None:
+            source = read_input(input_folder, Reading(pet_only, resample_ct, time_convention, series or ()))
+        reading_seconds = time.perf_counter() - began
+        loaded = loading.result()
+    measuring = replace(wanted, source=source.dicom) if measured or source.dicom is not None else None
     page = None
     if report:
         from l2snet.report.casepage import Options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,17 @@ def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
     ------
     InputError : an image cannot be used, or the grids differ and `resample_ct` is not set.
     """
-    suv = read_volume(pet, "PET")
-    notes = _small(suv.geometry)
     if ct is None:
-        case = Case(stem(pet), suv, notes=notes)
+        suv = read_volume(pet, "PET")
+        case = Case(stem(pet), suv, notes=_small(suv.geometry))
     else:
-        volume = read_volume(ct, "CT")
+        with ThreadPoolExecutor(1, "ct") as aside:  # both are read and decompressed at once
+            later = aside.submit(read_volume, ct, "CT")
+            suv = read_volume(pet, "PET")
+            volume = later.result()
         if resample_ct and not volume.geometry.matches(suv.geometry):
             volume = _resampled(volume, suv.geometry)
-        case = _case(stem(ct), suv, volume, notes)
+        case = _case(stem(ct), suv, volume, _small(suv.geometry))
     for note in case.notes:
         logger.warning("warning: %s", note)
     return case

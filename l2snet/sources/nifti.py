@@ -91,18 +91,14 @@ def _as_written(path: Path, kind: Any) -> Any:
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Nibabel's errors as ValueError; its remarks on a header are left out."""
+    """Nibabel's errors as ValueError; its remarks on a header are left out, for good: files are read by threads."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.imageglobals import logger
     from nibabel.spatialimages import HeaderDataError
 
-    level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="nibabel")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (ImageFileError, HeaderDataError, OverflowError, TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
-    finally:
-        logger.setLevel(level)
