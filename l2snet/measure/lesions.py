@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from l2snet.errors import InputError, MissingPackageError
 from l2snet.measure.peak import suv_peak
@@ -138,6 +136,9 @@ def longest_diameter_mm(voxels: Array, geometry: Geometry) -> float:
     ----------
     voxels : (n, 3) indices in array order, at least one.
     """
+    from scipy.spatial import ConvexHull  # a slow import, which no case without a table needs
+    from scipy.spatial.distance import pdist
+
     # The ends of every row of voxels along x hold all corners of the convex hull.
     rows, where = np.unique(voxels[:, :2], axis=0, return_inverse=True)
     last = np.zeros(len(rows), voxels.dtype)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
 from l2snet.measure.lesions import Lesion, Rules, label_lesions, measure_lesions
 from l2snet.pipeline import Segmentation
@@ -87,6 +86,8 @@ def burden(lesions: Sequence[Lesion], subject: Subject | None = None) -> Burden:
     """What lesions come to."""
     dmax_mm = None
     if lesions:
+        from scipy.spatial.distance import pdist  # a slow import, which no case without a table needs
+
         dmax_mm = float(pdist([lesion.centroid_mm for lesion in lesions]).max(initial=0.0))
     known = dmax_mm is not None and subject is not None and subject.has_size
     return Burden(
