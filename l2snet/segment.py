@@ -53,7 +53,7 @@ def predict_channels(
     if body.ct is not None:
         image[1] = config.ct(body.ct)
     # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
-    padded, undo = pad_to(image, config.window, 0.0)
+    image, undo = pad_to(image, config.window, 0.0)
     mask, _ = pad_to(body.mask, config.window, False)
 
     axes = tuple(axis + 2 for axis in flip)  # of (n, c, z, y, x)
@@ -61,4 +61,4 @@ def predict_channels(
     def predict(windows: Array) -> Array:
         return np.flip(network(np.flip(windows, axes)), axes)[:, list(channels)]
 
-    return slide(padded, config.window, predict, mask, step, batch, len(channels))[undo]
+    return slide(image, config.window, predict, mask, step, batch, len(channels))[undo]
