@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from l2snet import __version__
-from l2snet.cli import cohort, data, doctor, evaluation, experiments, predict, prepare, report, train, weights
+from l2snet.cli import bench, cohort, data, doctor, evaluation, experiments, predict, prepare, report, train, weights
 from l2snet.errors import L2SNetError
 from l2snet.progress import is_first_process
 
@@ -40,6 +40,7 @@ for group, name in (
     (report, None),
     (evaluation, None),
     (experiments, None),
+    (bench, None),
 ):
     app.add_typer(group.app, name=name)
 

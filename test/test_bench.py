@@ -1,0 +1,113 @@
+"""The benchmark: what it counts is right to the last window, and `--quick` prints its table. It never fails on time."""
+
+from __future__ import annotations
+
+import sys
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l2snet.bench.counts import count, operations
+from l2snet.bench.phantom import SMALL_BODY, whole_body
+from l2snet.bench.rivals import RIVALS, missing
+from l2snet.bench.run import SMALL_MATRIX, SMALL_WINDOW, Settings, bench, shrunk, table
+from l2snet.cli import main
+from l2snet.preprocess import prepare
+from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, find_weights, read_config
+
+# Arrays of the body box's size that a stage may hold at once, in float32. The small body is padded to one and a half of
+# it (y: 32 to 48), in 3D, and to twice (x, z: 48 to 64), in 2D: 8 to 10 in all are channels, sums of probabilities and
+# weights, mask and a batch. One array more that is copied without need is 1 to 2 more.
+MOST_ARRAYS = {LOCALIZER: 8.0, SEGMENTER: 11.0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shrunk(None, tmp_path_factory.mktemp("weights"))
+
+
+def windows_along(size: int, window: int) -> int:
+    """Half a window apart at most; a shorter body is padded to one window."""
+    return max(0, ceil((size - window) / (window / 2))) + 1
+
+
+def test_the_phantom_is_the_same_body_every_time() -> None:
+    first, again = whole_body(SMALL_BODY), whole_body(SMALL_BODY)
+    np.testing.assert_array_equal(first.suv.array, again.suv.array)
+    assert first.ct is not None
+    assert again.ct is not None
+    np.testing.assert_array_equal(first.ct.array, again.ct.array)
+    assert not np.array_equal(first.suv.array, whole_body(SMALL_BODY, seed=1).suv.array)
+
+
+def test_windows_and_slices_of_the_body_box_alone_are_run(weights: Path) -> None:
+    case = whole_body(SMALL_BODY)
+    body = prepare(case)
+    counted = count(case, weights)
+    boxes = [windows_along(n, window) for n, window in zip(body.suv.shape, SMALL_WINDOW, strict=True)]
+    assert counted[SEGMENTER].inputs == {(2, *SMALL_WINDOW): np.prod(boxes)}  # the phantom leaves no window empty
+    assert counted[LOCALIZER].runs == body.mask.any(axis=(0, 2)).sum() == body.suv.shape[1]
+    everything = count(case, weights, whole_grid=True)
+    assert everything[LOCALIZER].runs == SMALL_BODY[1]
+    assert everything[SEGMENTER].runs == np.prod(
+        [windows_along(n, window) for n, window in zip(SMALL_BODY, SMALL_WINDOW, strict=True)]
+    )
+    for stage in (LOCALIZER, SEGMENTER):
+        assert counted[stage].operations <= everything[stage].operations / 2
+        assert counted[stage].arrays <= MOST_ARRAYS[stage]
+
+
+def test_operations_of_a_convolution_by_hand(tmp_path: Path) -> None:
+    """3x3x3 filters from 2 to 5 channels on 8x6x4 voxels; then 2x2x2 up-convolutions from 5 to 3."""
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Conv3d(2, 5, 3, padding=1), torch.nn.ConvTranspose3d(5, 3, 2, 2)).eval()
+    program = torch.onnx.export(network, (torch.zeros(1, 2, 8, 6, 4),), dynamo=True, verbose=False)
+    program.save(str(tmp_path / NETWORK))
+    voxels = 8 * 6 * 4
+    assert operations(tmp_path / NETWORK, (2, 8, 6, 4)) == 2 * voxels * (27 * 2 * 5 + 8 * 5 * 3)
+
+
+def test_operations_grow_with_the_window() -> None:
+    """Where no norm spans the window: twice the voxels, twice the operations."""
+    folder = find_weights(SEGMENTER)
+    once, twice = (operations(folder / NETWORK, (2, depth, 32, 32)) for depth in (32, 64))
+    assert twice == 2 * once
+    multiple = read_config(find_weights(LOCALIZER)).multiple
+    once, twice = (operations(find_weights(LOCALIZER) / NETWORK, (1, 2 * multiple, n * multiple)) for n in (2, 4))
+    assert twice == 2 * once
+
+
+def test_every_program_runs_the_same_windows(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = whole_body(SMALL_BODY)
+    result = bench(case, Settings(weights, precision="exact", matrix=SMALL_MATRIX))
+    with capsys.disabled():
+        sys.stdout.write("\n" + table(result))
+    grid = count(case, weights, whole_grid=True)
+    assert len(result.rows) == 2 * len(RIVALS)
+    for row in result.rows:
+        if isinstance(row.took, str):
+            assert missing(row.rival), row.took
+            assert row.took == f"not installed: {', '.join(missing(row.rival))}"
+            continue
+        expected = result.counted if row.where == "body box" else grid
+        assert row.took.runs == expected[row.rival.network].runs
+    assert {"start", "read", "prepare", "localize", "segment", "fuse", "total"} <= set(result.manifest["seconds"])
+    assert result.rates["f32"] > 0
+
+
+def test_the_command_prints_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2snet.bench.run.RIVALS", ())
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--quick", "--device", "cpu"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for text in (
+        "64 x 64 x 64 voxels",
+        "| segment |",
+        "GFLOP/s",
+        "| operations of",
+        "| l2snet, localize | body box | f32",
+    ):
+        assert text in out
