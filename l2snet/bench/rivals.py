@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2snet.errors import reason
 from l2snet.predict import peak_memory_mib
 from l2snet.sliding_window import STEP, positions
 from l2snet.volume import Array
@@ -128,7 +129,9 @@ def measure(rival: Rival, folder: Path, image: Path, device: str, share: float =
         try:
             took = pool.submit(_run, rival, folder, image, device).result()
         except BrokenProcessPool:
-            return "it was killed, out of memory perhaps"
+            return "was killed, out of memory perhaps"
+        except Exception as error:  # the others are measured all the same
+            return f"failed: {reason(error)}"
     return replace(took, seconds=took.seconds / share, runs=round(took.runs / share), share=share)
 
 
