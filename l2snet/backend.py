@@ -78,7 +78,7 @@ def load(folder: Path, device: str = "auto", precision: str = "exact") -> Networ
         if device == "cuda":
             engine, run = _onnxruntime(folder / NETWORK, precision)
         else:
-            engine, run = _openvino(folder / NETWORK, precision, _expected_shape(config))
+            engine, run = _openvino(folder / NETWORK, precision, _expected_shape(config), _air(config))
     except (DeviceError, MissingPackageError):
         raise
     except Exception as error:
@@ -91,6 +91,11 @@ def _expected_shape(config: NetworkConfig) -> tuple[int, ...] | None:
     if config.window is None:
         return None
     return (BATCH[config.network], config.slices if config.network == LOCALIZER else 2, *config.window)
+
+
+def _air(config: NetworkConfig) -> float:
+    """The intensity of air for a network of PET alone; 3D networks have 0 for it."""
+    return float(config.pet(np.zeros(1, np.float32))[0]) if config.ct is None else 0.0
 
 
 def choose_device(device: str) -> str:
@@ -218,15 +223,17 @@ def in_smaller_batches(run: Run) -> Run:
     return run_in_parts
 
 
-def _openvino(path: Path, precision: str, expected: tuple[int, ...] | None = None) -> tuple[str, Run]:
+def _openvino(path: Path, precision: str, expected: tuple[int, ...] | None, air: float) -> tuple[str, Run]:
     """OpenVINO on the CPU: float32, or bfloat16 where `precision` is "fast" and the CPU has it.
 
-    It is compiled for the `expected` input shape at once, aside, while the caller does other things (reads the case).
+    Air has the intensity `air`. It is compiled for the `expected` input shape at once, aside, while the caller does
+    other things (reads the case).
+
     OpenVINO gives the thread that loads it a signal stack and later frees it; on the main thread, the next signal (a
     data loader's worker that ends, say) would then kill the process. So it has a thread of its own.
     """
     thread = ThreadPoolExecutor(1, "openvino")
-    engine, prepare, infer = thread.submit(_compile_openvino, path, precision).result()
+    engine, prepare, infer = thread.submit(_compile_openvino, path, precision, air).result()
     if expected is not None:
         thread.submit(prepare, expected)  # what goes wrong here goes wrong again, and is told, when it is run
 
@@ -236,13 +243,15 @@ def _openvino(path: Path, precision: str, expected: tuple[int, ...] | None = Non
     return engine, run
 
 
-def _compile_openvino(path: Path, precision: str) -> tuple[str, Callable[[tuple[int, ...]], object], Run]:
+def _compile_openvino(path: Path, precision: str, air: float) -> tuple[str, Callable[[tuple[int, ...]], object], Run]:
     """The engine's name, how it compiles for an input shape, and how it runs; it compiles once per shape."""
     openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(path)
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     kind = "bf16" if precision == "fast" and capable else "f32"
+    if kind == "bf16" and air != 0:
+        _air_as_zero(model, air)
     settings = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
     compiled: dict[tuple[int, ...], Any] = {}
 
@@ -266,6 +275,38 @@ def _compile_openvino(path: Path, precision: str) -> tuple[str, Callable[[tuple[
         return np.array(out[:count], dtype=np.float32)
 
     return f"openvino {openvino.__version__.split('-')[0]} cpu {kind}", prepare, infer
+
+
+def _air_as_zero(model: Any, air: float) -> None:
+    """Let a network take its input less `air`, the intensity of air; what it computes stays the same.
+
+    bfloat16 has eight bits: SUV 0..35 on -1..1 is rounded to 0.07 where it is near air, and hardly when air is 0. The
+    first convolution (after a mean over pixels, if any) pads with what was 0, and its output is shifted back.
+    """
+    from openvino import opset13
+
+    (image,) = model.inputs
+    first = next((node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"), None)
+    if first is None:
+        return
+    before, attributes = first.input_value(0).get_node(), first.get_attributes()
+    if before.get_type_name() == "AvgPool":
+        before = before.input_value(0).get_node()
+    if before.get_type_name() != "Parameter" or attributes["auto_pad"] != "explicit":
+        return
+    readers, users = image.get_target_inputs(), first.output(0).get_target_inputs()
+    lifted = opset13.subtract(image, np.float32(air)).output(0)
+    for reader in readers:
+        reader.replace_source_output(lifted)
+    filters, begin, end = first.input_value(1), attributes["pads_begin"], attributes["pads_end"]
+    padded = opset13.pad(first.input_value(0), [0, 0, *begin], [0, 0, *end], "constant", np.float32(-air))
+    zeros = [0] * len(begin)
+    result = opset13.convolution(padded, filters, attributes["strides"], zeros, zeros, attributes["dilations"])
+    sums = opset13.reduce_sum(filters, list(range(1, 2 + len(begin))))
+    shift = opset13.reshape(opset13.multiply(sums, np.float32(air)), [1, -1, *(1 for _ in begin)], False)
+    for user in users:
+        user.replace_source_output(opset13.add(result, shift).output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def load_reference(folder: Path) -> Network:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+from openvino import opset13
 
 from l2snet import backend
 from l2snet.backend import DEVICES, Network, choose_device, cuda_problem, load
@@ -241,6 +243,41 @@ def test_what_is_known_to_be_run_is_compiled_at_once(
     x = np.ones((2, 1, 32, 32), np.float32)
     np.testing.assert_array_equal(network(x), x)  # runs after what was begun before
     assert compiled == [*shapes, [2, 1, 32, 32]]
+
+
+def first_layers(pooled: bool) -> openvino.Model:
+    """A mean over 2x2 pixels, if wanted, then 3x3 filters from 1 to 4 channels."""
+    filters = np.random.default_rng(1).normal(0, 0.3, (4, 1, 3, 3)).astype(np.float32)
+    image = opset13.parameter([2, 1, 32, 48], np.float32)
+    mean = opset13.avg_pool(image, [2, 2], [0, 0], [0, 0], [2, 2], True) if pooled else image
+    out = opset13.convolution(mean, opset13.constant(filters), [1, 1], [1, 1], [1, 1], [1, 1])
+    return openvino.Model([opset13.relu(out)], [image], "first")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_air_as_zero_changes_the_rounding_and_nothing_else(pooled: bool) -> None:
+    """SUV 0 to 3.5 on -1..-0.8, borders included; in bfloat16 the error falls to less than a half."""
+
+    def compute(kind: str, lifted: bool) -> Array:
+        model = first_layers(pooled)
+        if lifted:
+            backend._air_as_zero(model, -1.0)
+        request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": kind})
+        return np.array(request({0: image})[0])
+
+    def work() -> dict[tuple[str, bool], Array]:
+        return {(kind, lifted): compute(kind, lifted) for kind in kinds for lifted in (False, True)}
+
+    image = np.random.default_rng(0).uniform(-1.0, -0.8, (2, 1, 32, 48)).astype(np.float32)
+    with ThreadPoolExecutor(1) as thread:
+        capable = "BF16" in thread.submit(openvino.Core().get_property, "CPU", "OPTIMIZATION_CAPABILITIES").result()
+        kinds = ("f32", "bf16") if capable else ("f32",)
+        found = thread.submit(work).result()
+    right = found["f32", False]
+    np.testing.assert_allclose(found["f32", True], right, atol=1e-6)
+    if capable:
+        error = [np.abs(found["bf16", lifted] - right).mean() for lifted in (False, True)]
+        assert error[1] < error[0] / 2
 
 
 def test_an_unknown_precision_is_refused(identity: Path) -> None:
