@@ -11,7 +11,7 @@ import pytest
 
 from l2snet.bench.counts import count, operations
 from l2snet.bench.phantom import SMALL_BODY, whole_body
-from l2snet.bench.rivals import RIVALS, missing
+from l2snet.bench.rivals import RIVALS, missing, part
 from l2snet.bench.run import SMALL_MATRIX, SMALL_WINDOW, Settings, bench, shrunk, table
 from l2snet.cli import main
 from l2snet.preprocess import prepare
@@ -77,6 +77,17 @@ def test_operations_grow_with_the_window() -> None:
     multiple = read_config(find_weights(LOCALIZER)).multiple
     once, twice = (operations(find_weights(LOCALIZER) / NETWORK, (1, 2 * multiple, n * multiple)) for n in (2, 4))
     assert twice == 2 * once
+
+
+def test_a_part_of_the_grid_is_scaled_by_its_share(weights: Path) -> None:
+    """Of three layers of windows along z the first; of 64 slices a batch of eight."""
+    image = np.zeros((2, *SMALL_BODY), np.float32)
+    for rival in RIVALS:
+        some, share = part(image, rival, read_config(weights / rival.network))
+        if rival.network == SEGMENTER:
+            assert (some.shape, share) == ((2, 32, 64, 64), 1 / 3)
+        else:
+            assert (some.shape, share) == ((2, 64, 8, 64), 1 / 8)
 
 
 def test_every_program_runs_the_same_windows(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

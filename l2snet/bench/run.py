@@ -201,28 +201,43 @@ def table(result: Result) -> str:
     for kind, rate in result.rates.items():
         bound = operations / 1e9 / rate
         lines.append(f"| files to mask, against these operations at the {kind} product | {result.wall / bound:.2f} x |")
-    return "\n".join([*lines, "", *_table_of_rivals(result)]) + "\n"
+    lines += [f"| {name}, against files to mask | {ratio:.1f} x |" for name, ratio in _totals(result)]
+    return "\n".join([*lines, "", *_table_of_rivals(result)])
+
+
+def _totals(result: Result) -> Iterator[tuple[str, float]]:
+    """Slices and windows by others on the same grid, and how many times the product's run they take."""
+    took = {(row.rival, row.where): row.took for row in result.rows}
+    for (rival, where), windows in took.items():
+        for (other, place), slices in took.items():
+            if rival.network != SEGMENTER or other.network != LOCALIZER or where != place:
+                continue
+            if isinstance(windows, Took) and isinstance(slices, Took):
+                total = windows.seconds + slices.seconds
+                yield f"{other.name}, and {rival.name}, {where}", total / result.wall
 
 
 def _table_of_rivals(result: Result) -> list[str]:
-    lines = ["| with the same weights | on | precision | ran | s | against l2snet |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| with the same weights | on | precision | ran | s | against l2snet | peak MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     precision = "f32" if result.device == "cpu" else "f16 where autocast has it"
     for network, stage in STAGE_OF.items():
         took, counted = result.manifest["seconds"][stage], result.counted[network]
         ran = f"{counted.runs} {UNIT_OF[network]}"
         kind = result.manifest["engine"].split()[-1]
-        lines.append(f"| l2snet, {stage} | body box | {kind} | {ran} | {took:.2f} | 1 x |")
+        lines.append(f"| l2snet, {stage} | body box | {kind} | {ran} | {took:.2f} | 1 x | |")
         for row in result.rows:
             if row.rival.network != network:
                 continue
             if isinstance(row.took, str):
-                lines.append(f"| {row.rival.name} | {row.where} | {precision} | - | {row.took} | - |")
+                lines.append(f"| {row.rival.name} | {row.where} | {precision} | - | {row.took} | - | |")
                 continue
             ran = f"{row.took.runs} {UNIT_OF[network]}" + (", scaled from a part" if row.took.share < 1 else "")
             ratio = row.took.seconds / took
-            lines.append(
-                f"| {row.rival.name} | {row.where} | {precision} | {ran} | {row.took.seconds:.2f} | {ratio:.1f} x |"
-            )
+            cells = [row.rival.name, row.where, precision, ran, f"{row.took.seconds:.2f}", f"{ratio:.1f} x"]
+            lines.append(f"| {' | '.join(cells)} | {row.took.peak_mib} |")
     return lines
 
 
