@@ -7,12 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
-from l2snet.evaluation.compare import compare_masks
+from l2snet.evaluation.compare import agreement, compare_masks
+from l2snet.fuse import CONNECTIVITY
 from l2snet.sources.challenge import OUTPUT
+from l2snet.volume import read_volume
 
 CASE = Path(__file__).parent / "cases" / "acrin_042"
+# Of the masks of `--precision fast` and `exact`.
+FAST_DICE = 0.998
+EXACT = ("--precision", "exact", "--cue")
 
 PROGRAM = """
 import socket, sys
@@ -43,9 +50,9 @@ segment.__defaults__ = (*segment.__defaults__[:-1], 2)
 """
 
 
-def predict(program: str, folder: Path) -> Path:
+def predict(program: str, folder: Path, *options: str) -> Path:
     """Run the sample case in a process of its own; the folder that it wrote to."""
-    arguments = [str(CASE / "input"), str(folder), "--precision", "exact", "--device", "cpu", "--cue"]
+    arguments = [str(CASE / "input"), str(folder), "--device", "cpu", *options]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -53,7 +60,20 @@ def predict(program: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return predict(PROGRAM, tmp_path_factory.mktemp("sample"))
+    return predict(PROGRAM, tmp_path_factory.mktemp("sample"), *EXACT)
+
+
+def test_fast_finds_the_same_lesions(output: Path, tmp_path: Path) -> None:
+    """The gate of `--precision fast`: hardly a voxel differs, and no component is gained or lost."""
+    (file,) = (output / OUTPUT).iterdir()
+    exact, fast = (
+        read_volume(folder / OUTPUT / file.name, "mask").array > 0
+        for folder in (output, predict(PROGRAM, tmp_path, "--precision", "fast"))
+    )
+    assert agreement(exact, fast) >= FAST_DICE
+    for one, other in ((exact, fast), (fast, exact)):
+        labels, count = ndimage.label(one, CONNECTIVITY)
+        assert set(np.unique(labels[other])) - {0} == set(range(1, count + 1))
 
 
 def test_the_mask_is_the_expected_one(output: Path) -> None:
@@ -65,7 +85,7 @@ def test_the_mask_is_the_expected_one(output: Path) -> None:
 
 def test_threads_and_batches_change_no_byte_of_the_mask(output: Path, tmp_path: Path) -> None:
     (first,), (second,) = (
-        (folder / OUTPUT).iterdir() for folder in (output, predict(OTHERWISE + PROGRAM, tmp_path / "otherwise"))
+        (folder / OUTPUT).iterdir() for folder in (output, predict(OTHERWISE + PROGRAM, tmp_path / "otherwise", *EXACT))
     )
     assert first.read_bytes() == second.read_bytes()
 
