@@ -37,6 +37,13 @@ def coronal_ramp(size: tuple[int, int, int] = SIZE) -> Array:
     return np.broadcast_to(1 + np.arange(size[1], dtype=np.float32)[:, None], size).copy()
 
 
+def flat(value: float) -> Array:
+    """This SUV everywhere, but for the last bit of one voxel: a PET of one value alone is refused."""
+    suv = np.full(SIZE, value, np.float32)
+    suv[0, 0, 0] = np.nextafter(suv[0, 0, 0], np.float32(np.inf))
+    return suv
+
+
 def soft_ct(size: tuple[int, int, int] = SIZE) -> Array:
     """HU from -200 to 200 along z: windowed to 0..1, with some of both ends clipped."""
     return np.broadcast_to(np.linspace(-200, 200, size[0], dtype=np.float32)[:, None, None], size).copy()
@@ -339,7 +346,7 @@ def test_share_of_slices_with_lesion(make: Make, share: float) -> None:
 @pytest.mark.parametrize("shares", [None, (3.0, 1.0)])
 def test_shares_of_data_folders(make: Make, shares: tuple[float, ...] | None) -> None:
     """Folder 0 has one case, folder 1 three: 1 in 4 samples without shares, 3 in 4 with 3 to 1, with lesion or none."""
-    cases = [make("a", np.full(SIZE, 1.0)), *(replace(make(name, np.full(SIZE, 2.0)), source=1) for name in "bcd")]
+    cases = [make("a", flat(1.0)), *(replace(make(name, flat(2.0)), source=1) for name in "bcd")]
     for data in (
         SliceDataset(cases, slice_recipe(shares=shares, rotation_degrees=0.0, pet=Window(0.0, 2.0))),
         WindowDataset(cases, window_recipe(shares=shares, pet=Window(0.0, 2.0))),
@@ -491,13 +498,13 @@ def test_hot_share_puts_windows_on_normal_uptake(make: Make) -> None:
         hits[int((image > 0.2).any(0).float().mean() > 0.75)] += 1
     assert hits.min() > 15
     assert make(name="cold").hot_voxels[0].shape[1] == 3  # the ramp is hot nearly everywhere
-    assert make(name="air", suv=np.ones(SIZE, np.float32)).hot_voxels == []
+    assert make(name="air", suv=flat(1.0)).hot_voxels == []
 
 
 def test_cut_windows_end_within(make: Make) -> None:
     """Beyond the cut there is nothing: no PET, no CT, no lesion, weight 1; at least a third of the rows is left."""
     everywhere = np.ones(SIZE, np.uint8)
-    case = make(suv=np.full(SIZE, 9.0, np.float32), lesions=everywhere, cue=np.ones(SIZE, np.float16))
+    case = make(suv=flat(9.0), lesions=everywhere, cue=np.ones(SIZE, np.float16))
     data = WindowDataset([case], window_recipe(crop=(12, 12, 12), cut_share=1.0, lesion_share=0.0, cue_weight=1.0))
     sides = set()
     for i in range(20):
@@ -512,7 +519,7 @@ def test_cut_windows_end_within(make: Make) -> None:
 
 
 def test_cut_slices_end_within(make: Make) -> None:
-    case = make(suv=np.full(SIZE, 9.0, np.float32))
+    case = make(suv=flat(9.0))
     whole, cut = (
         SliceDataset([case], slice_recipe(crop=(12, 12), cut_share=share, rotation_degrees=0.0)) for share in (0.0, 1.0)
     )
@@ -581,6 +588,35 @@ def test_hot_weight_is_on_hot_voxels_and_lesions(make: Make) -> None:
     sample = SliceDataset([case], recipe)[0]
     hot = (sample["image"][0] * 64 > HOT_SUV + 0.5) | (sample["truth"][0] > 0)
     torch.testing.assert_close(sample["weight"][0], 1 + 4.0 * hot)
+
+
+def test_cold_voxels_are_not_taught_as_lesion(make: Make) -> None:
+    """The lesion's four slices have SUV 7 to 10."""
+    case = make()
+    windows = WindowDataset([case], window_recipe(lesion_floor=9.0, lesion_share=1.0))
+    windows.transforms = spatial(windows.recipe.crop)
+    sample = windows[0]
+    assert sample["truth"].sum() > 0
+    assert sample["image"][0][sample["truth"][0] > 0].min() * 15 >= 9
+    recipe = slice_recipe(lesion_floor=9.0, lesion_share=1.0, rotation_degrees=0.0, pet=Window(0.0, 64.0))
+    slices = SliceDataset([case], recipe)
+    taught = {round(float(s["image"].max()) * 64): bool(s["truth"].any()) for s in (slices[i] for i in range(40))}
+    assert taught == {7: False, 8: False, 9: True, 10: True}
+
+
+def test_slices_change_in_appearance(make: Make) -> None:
+    """Uptake is scaled by 0.5 to 2, and slices of one value get noise; the same sample is always the same."""
+    case = make()
+    recipe = slice_recipe(rotation_degrees=0.0, pet=Window(0.0, 128.0))
+    plain, changed = SliceDataset([case], recipe), SliceDataset([case], replace(recipe, appearance=True))
+    inside = (slice(None), slice(6, 10), slice(9, 15))  # where a smaller slice reaches too
+    pairs = [(plain[i]["image"][inside], changed[i]["image"][inside]) for i in range(80)]
+    scales = [float(after.mean() / before.mean()) for before, after in pairs]
+    assert 0.45 < min(scales) < 0.75
+    assert 1.3 < max(scales) < 2.2
+    assert 0.1 < np.mean([float(after.std()) > 1e-4 for _, after in pairs]) < 0.9
+    assert same(changed[5], changed[5])
+    assert {float(v) for i in range(20) for v in changed[i]["truth"].unique()} == {0.0, 1.0}
 
 
 def test_nothing_is_taught_beyond_a_cut(make: Make) -> None:

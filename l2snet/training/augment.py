@@ -22,70 +22,87 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 # nnU-Net's is (0, 0.1) on images of unit variance; on SUV 0..15 as 0..1 that is a noise of up to SUV 5.
 NOISE_VARIANCE = (0, 0.002)
+# What brightness and contrast are multiplied by.
+BRIGHTNESS = (0.75, 1.25)
+# Of slices in SUV: wider, so that no SUV is that of an organ alone, and so much oftener.
+SUV_NOISE_VARIANCE, SUV_BRIGHTNESS = (0, 0.2), (0.5, 2.0)
+SLICE_SHARE = 2.5
 
 
-def slice_transforms(crop: tuple[int, int], rotation_degrees: float, nearest: bool = False) -> BasicTransform:
-    """Phase 1: in-plane rotation of every slice and a left-right flip of half of them; axes (z, x).
+def slice_transforms(
+    crop: tuple[int, int], rotation_degrees: float, nearest: bool = False, appearance: bool = False
+) -> BasicTransform:
+    """Phase 1: in-plane rotation of every slice and a left-right flip of half of them; axes (z, x), intensities SUV.
 
     Parameters
     ----------
     nearest : take the nearest label where several would be interpolated one by one, which is slow for many.
+    appearance : also scale half of the slices, and change most in what phase 2's are changed in, so that what is drawn
+        (synthetic bodies) is not told by its noise and its edges; the paper has no such.
     """
     angle = np.deg2rad(rotation_degrees)
-    return ComposeTransforms([_spatial(crop, 1.0, angle, 0.0, nearest), MirrorTransform(allowed_axes=(1,))])
+    zoom, more = (0.5, _appearance(SUV_NOISE_VARIANCE, SUV_BRIGHTNESS, SLICE_SHARE)) if appearance else (0.0, [])
+    return ComposeTransforms([_spatial(crop, 1.0, angle, zoom, nearest), *more, MirrorTransform(allowed_axes=(1,))])
 
 
 def window_transforms(
     crop: tuple[int, int, int], mirror_axes: tuple[int, ...] = (0, 1, 2), nearest: bool = False
 ) -> BasicTransform:
     """Phase 2: nnU-Net's default 3D augmentation; axes (z, y, x), intensities about 0..1; `nearest` as above."""
-
-    def sometimes(transform: BasicTransform, probability: float) -> BasicTransform:
-        return RandomTransform(transform, apply_probability=probability)
-
-    brightness: RandomScalar = BGContrast((0.75, 1.25))
-    contrast: RandomScalar = BGContrast((0.75, 1.25))
-    gamma: RandomScalar = BGContrast((0.7, 1.5))
     return ComposeTransforms(
         [
             _spatial(crop, 0.2, np.deg2rad(30.0), 0.2, nearest),
-            sometimes(
-                GaussianNoiseTransform(noise_variance=NOISE_VARIANCE, p_per_channel=1, synchronize_channels=True), 0.1
-            ),
-            sometimes(
-                GaussianBlurTransform(
-                    blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5
-                ),
-                0.2,
-            ),
-            sometimes(
-                MultiplicativeBrightnessTransform(
-                    multiplier_range=brightness, synchronize_channels=False, p_per_channel=1
-                ),
-                0.15,
-            ),
-            sometimes(
-                ContrastTransform(
-                    contrast_range=contrast, preserve_range=True, synchronize_channels=False, p_per_channel=1
-                ),
-                0.15,
-            ),
-            sometimes(
-                SimulateLowResolutionTransform(
-                    scale=(0.5, 1.0),
-                    synchronize_channels=False,
-                    synchronize_axes=True,
-                    ignore_axes=(),
-                    allowed_channels=None,
-                    p_per_channel=0.5,
-                ),
-                0.25,
-            ),
-            sometimes(_gamma(gamma, invert=True), 0.1),
-            sometimes(_gamma(gamma, invert=False), 0.3),
+            *_appearance(NOISE_VARIANCE, BRIGHTNESS, 1.0),
             MirrorTransform(allowed_axes=mirror_axes),
         ]
     )
+
+
+def _appearance(
+    noise_variance: tuple[float, float], brightness_range: tuple[float, float], share: float
+) -> list[BasicTransform]:
+    """Noise, blur, brightness, contrast, resolution and gamma, each with `share` times nnU-Net's probability."""
+
+    def sometimes(transform: BasicTransform, probability: float) -> BasicTransform:
+        return RandomTransform(transform, apply_probability=probability * share)
+
+    brightness: RandomScalar = BGContrast(brightness_range)
+    contrast: RandomScalar = BGContrast(BRIGHTNESS)
+    gamma: RandomScalar = BGContrast((0.7, 1.5))
+    return [
+        sometimes(
+            GaussianNoiseTransform(noise_variance=noise_variance, p_per_channel=1, synchronize_channels=True), 0.1
+        ),
+        sometimes(
+            GaussianBlurTransform(
+                blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5
+            ),
+            0.2,
+        ),
+        sometimes(
+            MultiplicativeBrightnessTransform(multiplier_range=brightness, synchronize_channels=False, p_per_channel=1),
+            0.15,
+        ),
+        sometimes(
+            ContrastTransform(
+                contrast_range=contrast, preserve_range=True, synchronize_channels=False, p_per_channel=1
+            ),
+            0.15,
+        ),
+        sometimes(
+            SimulateLowResolutionTransform(
+                scale=(0.5, 1.0),
+                synchronize_channels=False,
+                synchronize_axes=True,
+                ignore_axes=(),
+                allowed_channels=None,
+                p_per_channel=0.5,
+            ),
+            0.25,
+        ),
+        sometimes(_gamma(gamma, invert=True), 0.1),
+        sometimes(_gamma(gamma, invert=False), 0.3),
+    ]
 
 
 def _gamma(gamma: RandomScalar, invert: bool) -> BasicTransform:

@@ -45,7 +45,8 @@ class SliceDataset(Dataset[Sample]):
 
     def __init__(self, cases: Sequence[CachedCase], recipe: LocalizerRecipe) -> None:
         self.cases, self.recipe = list(cases), recipe
-        self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees, recipe.organ_weight > 0)
+        organs = recipe.organ_weight > 0
+        self.transforms = slice_transforms(recipe.crop, recipe.rotation_degrees, organs, recipe.appearance)
         has_lesion = {case: case.lesions.any(axis=(0, 2)) for case in self.cases}
         full = {case: np.flatnonzero(has) for case, has in has_lesion.items() if has.any()}
         empty = {case: np.flatnonzero(~has) for case, has in has_lesion.items() if not has.all()}

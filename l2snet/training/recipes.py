@@ -109,6 +109,7 @@ class LocalizerRecipe(PolynomialRecipe):
     hot_share: float = 0.0  # of slices whose crop holds normal uptake; the rest may lie anywhere
     cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
     rotation_degrees: float = 15.0  # the angle is not given
+    appearance: bool = False  # of slices is changed too (noise, blur, contrast, resolution, size), as of windows
     pet: Window = field(default_factory=lambda: Window(0.0, 35.0, -1.0, 1.0))
     widths: tuple[int, ...] = (320, 256, 128, 64, 32)
     stride: int = 1  # pixels a side of which the network sees the mean
@@ -253,6 +254,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     cut_share=0.15,
     bce_weight=5.0,
     lesion_floor=1.5,
+    appearance=True,
     optimizer="adamw",
     learning_rate=5e-4,
     weight_decay=1e-2,
