@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import SimpleITK as sitk
 from known_weights import write_known_weights
@@ -146,7 +147,9 @@ def _as_nobody(wanted: bool) -> Iterator[None]:
         return
     os.seteuid(NOBODY)
     try:
-        yield
+        # The engine lies where root alone may read, and ends the process when it cannot; a refusal needs none.
+        with patch("l2snet.methods.load_method"):
+            yield
     finally:
         os.seteuid(0)
 
