@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,14 @@ def cuda_problem() -> str | None:
         return "no NVIDIA driver is installed"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "the installed onnxruntime has no CUDA provider"
+    return _start_problem(onnxruntime.InferenceSession)
+
+
+@cache
+def _start_problem(_session: object) -> str | None:
+    """Why a session of one node does not start on CUDA, or None; a start takes a while, and is tried once."""
+    import onnxruntime
+
     try:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
@@ -281,23 +290,23 @@ def _air_as_zero(model: Any, air: float) -> None:
     """Let a network take its input less `air`, the intensity of air; what it computes stays the same.
 
     bfloat16 has eight bits: SUV 0..35 on -1..1 is rounded to 0.07 where it is near air, and hardly when air is 0. The
-    first convolution (after a mean over pixels, if any) pads with what was 0, and its output is shifted back.
+    first convolution (after a mean over pixels, if any) pads with what was 0, and its output is shifted back. A network
+    whose image goes elsewhere, too, is left as it is.
     """
-    from openvino import opset13
-
+    opset13 = import_openvino().opset13
     (image,) = model.inputs
-    first = next((node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"), None)
-    if first is None:
+    reader = _only_reader(image)
+    first = reader
+    if reader is not None and reader.get_node().get_type_name() == "AvgPool" and _keeps_shift(reader.get_node()):
+        first = _only_reader(reader.get_node().output(0))
+    if reader is None or first is None or first.get_index() != 0:
         return
-    before, attributes = first.input_value(0).get_node(), first.get_attributes()
-    if before.get_type_name() == "AvgPool":
-        before = before.input_value(0).get_node()
-    if before.get_type_name() != "Parameter" or attributes["auto_pad"] != "explicit":
+    first = first.get_node()
+    attributes = first.get_attributes()
+    if first.get_type_name() != "Convolution" or attributes["auto_pad"] != "explicit":
         return
-    readers, users = image.get_target_inputs(), first.output(0).get_target_inputs()
-    lifted = opset13.subtract(image, np.float32(air)).output(0)
-    for reader in readers:
-        reader.replace_source_output(lifted)
+    users = first.output(0).get_target_inputs()
+    reader.replace_source_output(opset13.subtract(image, np.float32(air)).output(0))
     filters, begin, end = first.input_value(1), attributes["pads_begin"], attributes["pads_end"]
     padded = opset13.pad(first.input_value(0), [0, 0, *begin], [0, 0, *end], "constant", np.float32(-air))
     zeros = [0] * len(begin)
@@ -307,6 +316,23 @@ def _air_as_zero(model: Any, air: float) -> None:
     for user in users:
         user.replace_source_output(opset13.add(result, shift).output(0))
     model.validate_nodes_and_infer_types()
+
+
+def _only_reader(output: Any) -> Any:
+    """The one input that takes the values of an output, not its shape or type alone; None: several, or none."""
+    readers = [
+        reader
+        for reader in output.get_target_inputs()
+        if (reader.get_node().get_type_name(), reader.get_index()) not in (("ShapeOf", 0), ("ConvertLike", 1))
+    ]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _keeps_shift(pooling: Any) -> bool:
+    """Whether each mean is over pixels of the image alone."""
+    attributes = pooling.get_attributes()
+    padding = [*attributes["pads_begin"], *attributes["pads_end"]]
+    return attributes["auto_pad"] == "explicit" and attributes["rounding_type"] == "floor" and not any(padding)
 
 
 def load_reference(folder: Path) -> Network:

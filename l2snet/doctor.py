@@ -59,6 +59,7 @@ def packages() -> Iterator[Finding]:
     yield Finding("l2snet", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in NEEDED:
         try:
+            # No more than imported: only what starts the engine must not be done on the main thread.
             import_openvino() if name == "openvino" else import_module(name)
             yield Finding(name, metadata.version(name))
         except ImportError as error:  # PackageNotFoundError is one

@@ -36,6 +36,17 @@ def check_method(name: str) -> None:
         raise InputError(f"method {name!r} is not known; expected one of {', '.join(METHODS)}")
 
 
+def check_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """What `load_method` would refuse of these, before anything is loaded; gives those that are not None.
+
+    Raises
+    ------
+    InputError : there is no such method, or an option has no part in it.
+    """
+    check_method(name)
+    return _taken(name, METHODS[name].from_weights, options)
+
+
 def roles_of(name: str) -> Sequence[str]:
     """What the method's networks are called.
 
@@ -60,9 +71,9 @@ def load_method(name: str, weights: Sequence[Path], device: str, precision: str,
     InputError : there is no such method, or an option has no part in it.
     WeightsError, DeviceError : see `l2snet.backend.load`.
     """
-    check_method(name)
+    taken = check_options(name, options)
     make: Callable[..., Method] = METHODS[name].from_weights
-    load = partial(make, weights, precision=precision, **_taken(name, make, options))
+    load = partial(make, weights, precision=precision, **taken)
     chosen = choose_device(device)
     if device != "auto" or chosen == "cpu":
         return load(device=chosen)
@@ -135,8 +146,11 @@ class GpuOrCpu:
         except DeviceMemoryError as error:
             logger.warning("%s: running this case on the CPU", error)
         result = self.on_cpu.segment(case)
-        note = f"the GPU's memory did not do: run on the CPU ({self.on_cpu.settings['engine']})"
-        return replace(result, notes=(*result.notes, note))
+        engine = str(self.on_cpu.settings["engine"])
+        note = f"the GPU's memory did not do: run on the CPU ({engine})"
+        return replace(result, notes=(*result.notes, note), engine=engine)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in self.__dataclass_fields__:  # copy and pickle ask before there is on_gpu
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.on_gpu, name)

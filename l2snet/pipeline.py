@@ -46,6 +46,7 @@ class Segmentation:
     seconds : per stage.
     notes : what a reader of the result should know, for the manifest.
     scores : what the method says of the case as a whole, by name, for the manifest.
+    engine : what the networks ran on, where that is not the engine of the method's settings.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
+    engine: str = ""
 
 
 class Method(Protocol):

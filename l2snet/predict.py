@@ -204,6 +204,7 @@ def manifest(
         "python": platform.python_version(),
         "packages": _versions(PACKAGES),
         **method.settings,
+        **({"engine": result.engine} if result.engine else {}),
         "pet_grid": str(case.geometry),
         "ct": case.ct is not None,
         "notes": list(result.notes),

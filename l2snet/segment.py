@@ -7,10 +7,11 @@ from itertools import combinations
 
 import numpy as np
 
-from l2snet.backend import Network
+from l2snet.backend import BATCH, Network
 from l2snet.preprocess import Body, pad_to
 from l2snet.sliding_window import STEP, slide
 from l2snet.volume import Array
+from l2snet.weights import SEGMENTER, STEP_BY_STEP
 
 Axes = tuple[int, ...]
 
@@ -20,7 +21,7 @@ def flips(axes: Sequence[int]) -> list[Axes]:
     return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 
 
-def segment(body: Body, network: Network, flip: Axes = (), step: float = STEP, batch: int = 1) -> Array:
+def segment(body: Body, network: Network, flip: Axes = (), step: float = STEP, batch: int = BATCH[SEGMENTER]) -> Array:
     """The probability that a voxel is lesion, from a sliding window over the body box.
 
     Parameters
@@ -36,7 +37,12 @@ def segment(body: Body, network: Network, flip: Axes = (), step: float = STEP, b
 
 
 def predict_channels(
-    body: Body, network: Network, channels: Sequence[int], flip: Axes = (), step: float = STEP, batch: int = 1
+    body: Body,
+    network: Network,
+    channels: Sequence[int],
+    flip: Axes = (),
+    step: float = STEP,
+    batch: int = BATCH[STEP_BY_STEP],
 ) -> Array:
     """What a network of PET and CT windows gives on these of its channels, from a sliding window over the body box.
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from l2snet.errors import InputError, OutputError, reason
 from l2snet.files import whole
-from l2snet.sources import metaimage, nifti, nrrd
+from l2snet.images import metaimage, nifti, nrrd
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from l2snet.case import Case
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.volume import Geometry, Volume, write_volume
 
-settings.register_profile("l2snet", deadline=None, max_examples=60)
+settings.register_profile("l2snet", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("l2snet")
 
 BODY_SUV, HOT_SUV, BODY_HU, AIR_HU = 1.0, 8.0, 40.0, -1000.0

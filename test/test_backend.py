@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
-from openvino import opset13
 
 from l2snet import backend
 from l2snet.backend import DEVICES, Network, choose_device, cuda_problem, load
 from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError
+from l2snet.openvino_quiet import import_openvino
 from l2snet.preprocess import Window
 from l2snet.volume import Array
-from l2snet.weights import CONFIG, NETWORK, NetworkConfig, sha256, write_sums
+from l2snet.weights import CONFIG, LOCALIZER, NETWORK, NetworkConfig, find_weights, sha256, write_sums
+
+openvino = import_openvino()
+opset13 = openvino.opset13
 
 CONFIG_OF_IDENTITY = NetworkConfig(
     network="localizer", architecture={"in_channels": 1}, pet=Window(0.0, 35.0, -1.0, 1.0), thresholds={"cue": 0.5}
@@ -262,6 +264,7 @@ def test_air_as_zero_changes_the_rounding_and_nothing_else(pooled: bool) -> None
         model = first_layers(pooled)
         if lifted:
             backend._air_as_zero(model, -1.0)
+            assert "Pad" in [node.get_type_name() for node in model.get_ordered_ops()]
         request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": kind})
         return np.array(request({0: image})[0])
 
@@ -278,6 +281,53 @@ def test_air_as_zero_changes_the_rounding_and_nothing_else(pooled: bool) -> None
     if capable:
         error = [np.abs(found["bf16", lifted] - right).mean() for lifted in (False, True)]
         assert error[1] < error[0] / 2
+
+
+def with_pooling(image: Any, **settings: Any) -> Any:
+    options = {"pads_begin": [0, 0], "pads_end": [0, 0], "exclude_pad": False, **settings}
+    return opset13.avg_pool(image, [2, 2], kernel_shape=[2, 2], **options)
+
+
+UNLIKE_EXPECTED = {
+    "an image that is read twice": lambda image: (image, image),
+    "a mean that is read twice": lambda image: (with_pooling(image),) * 2,
+    "pooling that pads": lambda image: (with_pooling(image, pads_begin=[1, 1], pads_end=[1, 1]), None),
+    "pooling that rounds up": lambda image: (with_pooling(image, rounding_type="ceil"), None),
+    "another layer before": lambda image: (opset13.relu(image), None),
+}
+
+
+@pytest.mark.parametrize("layers", UNLIKE_EXPECTED.values(), ids=UNLIKE_EXPECTED)
+def test_a_network_of_another_build_is_left_as_it_is(layers: Callable[[Any], tuple[Any, Any]]) -> None:
+    image = opset13.parameter([2, 1, 33, 48], np.float32)
+    first, again = layers(image)
+    filters = opset13.constant(np.ones((1, 1, 3, 3), np.float32))
+    out = opset13.convolution(first, filters, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = openvino.Model([out if again is None else opset13.add(out, again)], [image], "other")
+    before = [node.get_friendly_name() for node in model.get_ordered_ops()]
+    backend._air_as_zero(model, -1.0)
+    assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
+
+
+@pytest.mark.parametrize("reader", ["ShapeOf", "ConvertLike"])
+def test_who_asks_for_shape_or_type_alone_is_no_reader(reader: str) -> None:
+    """As in the shipped localizer's graph."""
+    model = first_layers(False)
+    image = model.input(0)
+    asked = opset13.shape_of(image) if reader == "ShapeOf" else opset13.convert_like(opset13.constant(1), image)
+    model = openvino.Model([model.get_results()[0], opset13.result(asked)], model.get_parameters(), "asked")
+    backend._air_as_zero(model, -1.0)
+    assert "Subtract" in [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+def test_the_shipped_localizer_is_lifted() -> None:
+    def types() -> list[str]:
+        model = openvino.Core().read_model(find_weights(LOCALIZER) / NETWORK)
+        backend._air_as_zero(model, -1.0)
+        return [node.get_type_name() for node in model.get_ordered_ops()]
+
+    with ThreadPoolExecutor(1) as thread:
+        assert "Pad" in thread.submit(types).result()
 
 
 def test_an_unknown_precision_is_refused(identity: Path) -> None:

@@ -604,6 +604,28 @@ def test_cold_voxels_are_not_taught_as_lesion(make: Make) -> None:
     assert taught == {7: False, 8: False, 9: True, 10: True}
 
 
+@pytest.mark.parametrize("kind", ["slices", "windows"])
+def test_lesions_are_made_hotter(make: Make, kind: str) -> None:
+    """By a factor up to 4, in half of the samples; nothing but the lesion and its edge changes."""
+    suv = np.ones(SIZE, np.float32)
+    suv[LESION] = 2
+    case, settings = make(suv=suv), {"lesion_share": 1.0, "lesion_gain": 4.0, "pet": Window(0.0, 16.0)}
+    if kind == "slices":
+        data: SliceDataset | WindowDataset = SliceDataset([case], slice_recipe(rotation_degrees=0.0, **settings))
+    else:
+        data = WindowDataset([case], window_recipe(**settings))
+        data.transforms = spatial(data.recipe.crop)
+    samples = [data[i] for i in range(60)]
+    highest = np.array([float(s["image"][0].max()) * 16 for s in samples])
+    assert 0.25 < np.mean(highest > 2.01) < 0.75
+    assert 4 < highest.max() < 8.01
+    assert highest.min() == pytest.approx(2, abs=0.01)
+    for sample in samples:
+        far = torch.nn.functional.max_pool2d(sample["truth"], 11, 1, 5) == 0
+        if kind == "slices":
+            assert float(sample["image"][far].max()) * 16 <= 1.01
+
+
 def test_slices_change_in_appearance(make: Make) -> None:
     """Uptake is scaled by 0.5 to 2, and slices of one value get noise; the same sample is always the same."""
     case = make()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,8 +15,9 @@ import pytest
 from l2snet import methods
 from l2snet.case import Case
 from l2snet.errors import DeviceError, DeviceMemoryError
-from l2snet.methods import load_method
+from l2snet.methods import GpuOrCpu, load_method
 from l2snet.pipeline import Segmentation
+from l2snet.predict import manifest
 
 FULL = DeviceMemoryError("the GPU failed (out of memory)")
 
@@ -74,6 +77,8 @@ def test_auto_runs_on_the_cpu_the_cases_that_the_gpu_has_no_memory_for(
     assert [int(result.mask.array.max()) for result in results] == [1, 2, 1, 2]
     told = ("a note", "the GPU's memory did not do: run on the CPU (fake cpu)")
     assert [result.notes for result in results] == [("a note",), told, ("a note",), told]
+    engines = [manifest(phantom(), result, method, 0.0, 0.0)["engine"] for result in results]
+    assert engines == ["fake cuda", "fake cpu", "fake cuda", "fake cpu"]
     assert loaded == ["cuda", "cpu"]  # once each
     assert [record.getMessage() for record in caplog.records] == [f"{FULL}: running this case on the CPU"] * 2
 
@@ -104,3 +109,12 @@ def test_networks_that_do_not_fit_on_the_gpu_are_loaded_on_the_cpu(
     assert load_method("l2snet", [], "auto", "exact").settings == {"engine": "fake cpu"}
     assert loaded == ["cpu"]
     assert [record.getMessage() for record in caplog.records] == [f"{FULL}: running on the CPU"]
+
+
+def test_a_method_that_may_fall_back_can_be_copied() -> None:
+    method = GpuOrCpu({"a": 1}, dict)
+    for again in (copy.copy(method), copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert again == method
+        assert list(again.keys()) == ["a"]  # of the method on the GPU
+        with pytest.raises(AttributeError):
+            again.unknown  # noqa: B018

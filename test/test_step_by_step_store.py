@@ -26,6 +26,7 @@ from l2snet.cli import main
 from l2snet.errors import InputError
 from l2snet.prepare.store import prepare_store
 from l2snet.preprocess import WORKING_SPACING_MM
+from l2snet.sources.autopet import read_study
 from l2snet.training import store
 from l2snet.training.cache import training_arrays
 from l2snet.training.datasets import read_crop
@@ -323,6 +324,47 @@ def test_a_store_knows_the_patients_of_its_cases(tmp_path: Path) -> None:
             write_volume(volume, tmp_path / "data" / place / f"{file}.nii.gz", compress=True)
     prepare_store([tmp_path / "data"], tmp_path / "cases.lmdb")
     assert learnt_from(open_store(tmp_path / "cases.lmdb")) == ["a", "b", "p1"]
+
+
+def test_cases_of_a_folder_have_its_patients_though_their_store_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a store of an earlier version; the patient is the folder that holds the study's, below whatever site."""
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    for place in ("p1/a", "site/p2/b", "c"):
+        case = make_case(place[-1], size=(20, 22, 24))
+        assert case.ct is not None
+        assert case.lesions is not None
+        for volume, file in ((case.suv, "SUV"), (case.ct, "CTres"), (case.lesions, "SEG")):
+            write_volume(volume, root / place / f"{file}.nii.gz", compress=True)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("l2snet.prepare.store.patients_of", lambda roots: dict.fromkeys("abc", ""))
+        stored_cases([root], cache)
+    (path,) = cache.glob("*.lmdb")
+    assert [case.patient for case in open_store(path)] == ["", "", ""]
+    assert [case.patient for case in stored_cases([root], cache)] == ["p1", "p2", "c"]
+
+
+def test_a_ct_with_1024_added_is_set_right_as_predict_does(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    due = read_study(data / "a")
+    assert due.ct is not None
+    write_volume(due.ct.with_array(due.ct.array + 1024), data / "a" / "CTres.nii.gz", compress=True)
+    found = read_study(data / "a")
+    assert found.ct is not None
+    np.testing.assert_allclose(found.ct.array, due.ct.array, atol=1e-3)
+    assert found.lesions is not None
+    (note,) = found.notes
+    assert note in caplog.text
+
+
+def test_a_study_whose_ct_is_elsewhere_is_refused(data: Path) -> None:
+    due = read_study(data / "a")
+    assert due.ct is not None
+    (data / "a" / "CTres.nii.gz").unlink()
+    away = replace(due.geometry, origin_mm=(500.0, 0.0, 0.0))
+    write_volume(Volume(due.ct.array, away), data / "a" / "CT.nii.gz", compress=True)
+    with pytest.raises(InputError, match="covers 0% of the PET"):
+        read_study(data / "a", resample_ct=True)
 
 
 def test_a_store_knows_whose_tumours_its_bodies_may_hold(tmp_path: Path) -> None:

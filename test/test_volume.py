@@ -352,7 +352,7 @@ def test_voxels_of_any_type_are_read_as_float32(tmp_path: Path, dtype: type):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.uint64, np.float32, np.float64])
 def test_integers_may_stay_as_the_file_has_them(tmp_path: Path, suffix: str, dtype: type):
     volume = Volume((numbered(PLAIN).array % 100).astype(dtype), PLAIN)
     write_volume(volume, tmp_path / f"image{suffix}", compress=True)
@@ -370,6 +370,39 @@ def test_scaled_integers_are_no_integers(tmp_path: Path):
     nibabel.save(image, tmp_path / "image.nii.gz")
     found = read_volume(tmp_path / "image.nii.gz", "PET", keep_integers=True).array
     np.testing.assert_array_equal(found, values.T / np.float32(2))
+
+
+def test_a_nifti_that_says_nothing_of_its_place_is_read_as_simpleitk_does(tmp_path: Path):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.float32).reshape(4, 3, 2), None)
+    image.header.set_zooms((1, 2, 3))
+    image.header["qoffset_x"] = 7
+    nibabel.save(image, tmp_path / "image.nii")
+    ours = read_volume(tmp_path / "image.nii", "PET")
+    theirs = Volume.from_sitk(sitk.ReadImage(str(tmp_path / "image.nii")))
+    assert ours.geometry == theirs.geometry == Geometry((2, 3, 4), (3.0, 2.0, 1.0))
+    np.testing.assert_array_equal(ours.array, theirs.array)
+
+
+NRRD_TYPES = {
+    **dict.fromkeys(("int8_t", "signed char"), sitk.sitkInt8),
+    **dict.fromkeys(("uint8_t", "uchar"), sitk.sitkUInt8),
+    **dict.fromkeys(("int16_t", "short int", "signed short int"), sitk.sitkInt16),
+    **dict.fromkeys(("uint16_t", "unsigned short int"), sitk.sitkUInt16),
+    **dict.fromkeys(("int32_t", "signed int"), sitk.sitkInt32),
+    **dict.fromkeys(("uint32_t", "unsigned int"), sitk.sitkUInt32),
+    **dict.fromkeys(("int64_t", "longlong", "long long int", "signed long long int"), sitk.sitkInt64),
+    **dict.fromkeys(("uint64_t", "ulonglong", "unsigned long long int"), sitk.sitkUInt64),
+}
+
+
+@pytest.mark.parametrize("name", NRRD_TYPES)
+def test_nrrd_knows_a_type_by_many_names(tmp_path: Path, name: str):
+    path = tmp_path / "image.nrrd"
+    sitk.WriteImage(sitk.Cast(numbered(PLAIN).to_sitk(), NRRD_TYPES[name]), str(path))
+    lines = path.read_bytes().split(b"\n")
+    lines[next(n for n, line in enumerate(lines) if line.startswith(b"type:"))] = f"type: {name}".encode()
+    path.write_bytes(b"\n".join(lines))
+    np.testing.assert_array_equal(read_volume(path, "PET").array, numbered(PLAIN).array)
 
 
 def test_negative_int16_hu_are_kept(tmp_path: Path):
@@ -469,6 +502,51 @@ def test_a_header_written_by_hand_is_read(tmp_path: Path):
     volume = read_volume(tmp_path / "image.mha", "PET")
     assert volume.geometry == Geometry((2, 2, 2), (3.0, 2.0, 1.0))
     assert volume.array.ravel().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"= LOCAL", b"= Local"),
+        (b"= LOCAL", b"= local"),
+        (b" = ", b" : "),
+        (b"CompressedData", b"a line of text\nCompressedData"),
+        (b"NDims", b"HeaderSize = -1\nNDims"),
+    ],
+    ids=["Local", "local", "colons", "text", "HeaderSize"],
+)
+def test_a_header_of_another_writer_is_read_as_simpleitk_does(tmp_path: Path, old: bytes, new: bytes):
+    path = tmp_path / "image.mha"
+    path.write_bytes(metaimage().replace(old, new))
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    assert read_volume(path, "PET").array.ravel().tolist() == theirs.ravel().tolist() == list(range(8))
+
+
+def test_bytes_behind_the_voxels_are_passed_over(tmp_path: Path):
+    (tmp_path / "image.mha").write_bytes(metaimage() + b"more\n")
+    assert read_volume(tmp_path / "image.mha", "PET").array.ravel().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("named", ["image.raw", "./image.raw", "ü b.raw"])
+@pytest.mark.parametrize(("size", "prefix"), [("0", b""), ("-1", b""), ("-1", b"some header\n")])
+def test_voxels_beside_a_header(tmp_path: Path, named: str, size: str, prefix: bytes):
+    header, voxels = metaimage()[:-32], metaimage()[-32:]
+    header = header.replace(b"NDims", f"HeaderSize = {size}\nNDims".encode())
+    (tmp_path / "image.mhd").write_bytes(header.replace(b"LOCAL\n", named.encode()))
+    (tmp_path / named).write_bytes(prefix + voxels)
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "image.mhd")))
+    found = read_volume(tmp_path / "image.mhd", "PET").array
+    assert found.ravel().tolist() == theirs.ravel().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("named", ["../image.raw", "folder/image.raw", "", ".", "..", "/image.raw", "a\0.raw"])
+def test_voxels_anywhere_else_are_refused(tmp_path: Path, named: str):
+    (tmp_path / "image.mhd").write_bytes(metaimage()[:-32].replace(b"LOCAL", named.encode()))
+    for folder in (tmp_path, tmp_path.parent, tmp_path / "folder"):
+        folder.mkdir(exist_ok=True)
+        (folder / "image.raw").write_bytes(bytes(32))
+    with pytest.raises(InputError, match=r"expected LOCAL, or for a \.mhd one file in its folder"):
+        read_volume(tmp_path / "image.mhd", "PET")
 
 
 @pytest.mark.parametrize(

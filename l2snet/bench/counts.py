@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -14,6 +15,7 @@ import numpy as np
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.localize import localize
+from l2snet.openvino_quiet import import_openvino
 from l2snet.preprocess import prepare
 from l2snet.segment import segment
 from l2snet.volume import Array
@@ -29,11 +31,13 @@ class Stage:
 
     Attributes
     ----------
+    box : voxels (z, y, x) of the body box.
     inputs : shapes (c, ...) that the network was given, and how many of each: windows, or slices.
     operations : multiplications and additions of their convolutions.
     arrays : most memory that numpy held at once for it, in float32 arrays of the body box.
     """
 
+    box: tuple[int, ...]
     inputs: dict[tuple[int, ...], int]
     operations: float
     arrays: float
@@ -74,7 +78,7 @@ def count(case: Case, weights: Path | None = None, whole_grid: bool = False) -> 
         arrays = _peak(partial(stage, body, Network(configs[name], "", "", recorder)))
         file = find_weights(name, weights) / NETWORK
         total = sum(runs * operations(file, shape) for shape, runs in recorder.seen.items())
-        counted[name] = Stage(recorder.seen, total, arrays / (4 * prod(body.suv.shape)))
+        counted[name] = Stage(body.suv.shape, recorder.seen, total, arrays / (4 * prod(body.suv.shape)))
     return counted
 
 
@@ -90,9 +94,12 @@ def _peak(work: Callable[[], object]) -> int:
 
 def operations(network: Path, shape: Sequence[int]) -> float:
     """Multiplications and additions of a network's convolutions on one input (c, ...), from its graph's shapes."""
-    import openvino
+    with ThreadPoolExecutor(1) as thread:  # as `l2snet.backend` does: not on the main thread
+        return thread.submit(_operations, network, shape).result()
 
-    model = openvino.Core().read_model(network)
+
+def _operations(network: Path, shape: Sequence[int]) -> float:
+    model = import_openvino().Core().read_model(network)
     model.reshape([1, *shape])
     total = 0.0
     for node in model.get_ops():

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from l2snet.openvino_quiet import import_openvino
+
 REPEATS = 9
 # Precisions by device; the last is what `--precision fast` may use at most.
 KINDS = {"cpu": ("f32", "bf16"), "cuda": ("f32", "f16")}
@@ -36,10 +38,8 @@ def _on_cpu(kind: str, size: int) -> float | None:
 
 
 def _openvino(kind: str, size: int) -> float | None:
-    import openvino
-    from openvino import opset13
-
-    core = openvino.Core()
+    openvino = import_openvino()
+    opset13, core = openvino.opset13, openvino.Core()
     if kind.upper() not in ("F32", *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
         return None
     matrix = np.random.default_rng(0).random((size, size), np.float32)

@@ -197,6 +197,11 @@ def table(result: Result) -> str:
     lines += [f"| process, start to end | {result.wall:.2f} | peak memory {manifest['peak_memory_mib']} MiB | |", ""]
     lines += ["| what | |", "|---|---|"]
     lines += [f"| matrix product, {kind} | {rate:.0f} GFLOP/s |" for kind, rate in result.rates.items()]
+    box = next(iter(result.counted.values())).box
+    lines.append(f"| body box | {' x '.join(map(str, box[::-1]))} voxels |")
+    for name, counted in result.counted.items():
+        sizes = ", ".join(f"{runs} of {' x '.join(map(str, shape[1:]))}" for shape, runs in counted.inputs.items())
+        lines.append(f"| operations of its {UNIT_OF[name]}: {sizes} | {counted.operations / 1e9:.1f} GFLOP |")
     lines.append(f"| operations of the body box's slices and windows | {operations / 1e9:.1f} GFLOP |")
     for kind, rate in result.rates.items():
         bound = operations / 1e9 / rate

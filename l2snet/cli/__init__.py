@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -20,6 +21,8 @@ from l2snet.progress import is_first_process
 logger = logging.getLogger(__name__)
 # What shells give a program that Ctrl-C or SIGTERM ended.
 INTERRUPTED, TERMINATED = 130, 143
+# Where the log is shown.
+_LOG: logging.StreamHandler[TextIO] = logging.StreamHandler()
 
 app = typer.Typer(
     help="Tumour segmentation in whole-body FDG-PET/CT. Not a medical device.",
@@ -59,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     level = logging.INFO if is_first_process() else logging.ERROR
-    logging.basicConfig(level=logging.DEBUG if debug else level, format="%(message)s", stream=sys.stderr)
+    _LOG.stream = sys.stderr
+    logging.basicConfig(level=logging.DEBUG if debug else level, format="%(message)s", handlers=[_LOG])
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -88,6 +92,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
     A container's first process, such as the one that `docker stop` ends, would not even be ended without a handler.
     """
+    _end_log()
     os.write(2, b"terminated\n")  # the signal may have come in the middle of a write to sys.stderr
     sys.exit(TERMINATED)
 
@@ -95,8 +100,16 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 def _fail(sentence: str, code: int, debug: bool) -> None:
     if debug:
         logger.exception("traceback")
+    _end_log()
     sys.stderr.write(_on_one_line(sentence) + "\n")
     sys.exit(code)
+
+
+def _end_log() -> None:
+    """Show no more of the log, so that a thread that still loads networks adds nothing after the last line."""
+    _LOG.acquire()  # waits for a line that is being written
+    _LOG.stream = io.StringIO()
+    _LOG.release()
 
 
 def _on_one_line(sentence: str) -> str:

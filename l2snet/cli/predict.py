@@ -101,7 +101,7 @@ def predict(
 ) -> None:
     """Segment one case: l2snet predict INPUT OUTPUT, or l2snet predict --pet FILE --ct FILE OUTPUT."""
     began = time.perf_counter()
-    from l2snet.methods import load_method
+    from l2snet.methods import check_options, load_method
     from l2snet.predict import Wanted, check_output, networks_deadline, run_case, warn_of_limit
     from l2snet.results import Measuring
     from l2snet.sources.files import read_case
@@ -123,7 +123,6 @@ def predict(
     measured = lesions or wanted != Measuring()
     if measured:
         require("the lesion table", "measure", "cc3d")
-    check_output(output)
     options = {
         "fusion": fusion,
         "off_cue": off_cue,
@@ -131,7 +130,10 @@ def predict(
         "whole_grid": whole_grid,
         "deadline": None if time_limit is None else networks_deadline(time_limit),
     }
-    with ThreadPoolExecutor(1, "load") as aside:  # networks are loaded and compiled while the files are read
+    check_options(method, options)
+    check_output(output)
+    aside = ThreadPoolExecutor(1, "load")  # networks are loaded and compiled while the files are read
+    try:
         loading = aside.submit(load_method, method, weights or [], device, precision, **options)
         if pet is not None:
             source = Source(read_case(pet, None if pet_only else ct, resample_ct))
@@ -139,6 +141,8 @@ def predict(
             source = read_input(input_folder, Reading(pet_only, resample_ct, time_convention, series or ()))
         reading_seconds = time.perf_counter() - began
         loaded = loading.result()
+    finally:  # what goes wrong with the files is said at once, whatever is still being loaded
+        aside.shutdown(wait=False, cancel_futures=True)
     measuring = replace(wanted, source=source.dicom) if measured or source.dicom is not None else None
     page = None
     if report:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from l2snet.case import AIR_HU, Case
+from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.files import write_text
+from l2snet.sources.files import resampled, set_right
 from l2snet.volume import Volume, read_volume
+
+logger = logging.getLogger(__name__)
 
 SUV, CT_RESAMPLED, CT, LESIONS = "SUV.nii.gz", "CTres.nii.gz", "CT.nii.gz", "SEG.nii.gz"
 # Labels of `l2snet.organs.OrganClass`, where a study has them.
@@ -34,12 +38,15 @@ def find_studies(root: Path) -> list[Path]:
 
 
 def patients_of(roots: Sequence[Path]) -> dict[str, str]:
-    """Study name to patient: the first folder below the root, PATIENT of ROOT/PATIENT/STUDY and STUDY of ROOT/STUDY."""
+    """Study name to patient: the folder that holds the study's, or the study itself where that is the root.
+
+    PATIENT of ROOT/PATIENT/STUDY and of ROOT/SITE/PATIENT/STUDY; STUDY of ROOT/STUDY.
+    """
     patients = {}
     for root in roots:
         for folder in find_studies(root):
             below = folder.relative_to(root).parts
-            patients[folder.name] = below[0] if below else folder.name
+            patients[folder.name] = below[-2] if len(below) > 1 else folder.name
     return patients
 
 
@@ -69,6 +76,8 @@ def read_donors(folder: Path) -> list[str]:
 def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = False) -> Case:
     """Read one study with its lesions; its name is the folder's.
 
+    A CT that is HU but for 1024 added is set right; that is a warning and a note.
+
     Parameters
     ----------
     resample_ct : where there is no CTres.nii.gz, bring CT.nii.gz onto the PET's grid (linear, air outside).
@@ -85,6 +94,9 @@ def read_study(folder: Path, resample_ct: bool = False, ct_optional: bool = Fals
     elif (folder / CT_RESAMPLED).is_file() or not resample_ct:
         ct = read_volume(folder / CT_RESAMPLED, "CT")
     else:
-        ct = read_volume(folder / CT, "CT").to_grid(suv.geometry, outside=AIR_HU)
+        ct = resampled(read_volume(folder / CT, "CT"), suv.geometry)
     organs = read_volume(folder / ORGANS, "organ map") if (folder / ORGANS).is_file() else None
-    return Case(folder.name, suv, ct, read_volume(folder / LESIONS, "lesion mask"), organs)
+    case = set_right(folder.name, suv, ct, read_volume(folder / LESIONS, "lesion mask"), organs)
+    for note in case.notes:
+        logger.warning("warning: %s: %s", case.name, note)
+    return case

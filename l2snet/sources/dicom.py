@@ -24,6 +24,7 @@ from l2snet.case import MIN_SLICES
 from l2snet.errors import InputError
 from l2snet.sources.dicom_enhanced import CT_IMAGE, ENHANCED, PET_IMAGE, frames
 from l2snet.sources.dicom_series import Series, stack
+from l2snet.sources.files import MIN_OVERLAP, check_covers
 from l2snet.volume import Geometry
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 NO_SLICES = {"LOCALIZER", "MIP", "PROJECTION IMAGE"}
 # Two CTs that cover the PET alike are two reconstructions of one scan.
 SAME_OVERLAP = 0.05
-MIN_OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
 
     Raises
     ------
-    InputError : there is none, none makes a stack, none covers half of the PET, or two cover it alike.
+    InputError : there is none, none makes a stack, none covers half of the PET along every axis, or two cover it alike.
     """
     cts = _wanted(_images(series, CT, CT_IMAGE), wanted)
     frame = pet.first.get("FrameOfReferenceUID")
@@ -174,22 +174,24 @@ def choose_ct(series: Sequence[Series], pet: Series, grid: Geometry, wanted: Col
         raise InputError(
             f"{found}: {_listed(cts)}; if one is aligned with the PET all the same, name it with --series UID"
         )
-    overlaps = []
+    overlaps: list[tuple[float, Series, Geometry]] = []
     refused: list[InputError] = []
     for s in same:
         try:
-            overlaps.append((stack(s, "CT").geometry.covered(grid)[0], s))  # along the slice normal
+            geometry = stack(s, "CT").geometry
+            overlaps.append((geometry.covered(grid)[0], s, geometry))  # along the slice normal
         except InputError as error:  # such as the images of one place that wait for a contrast bolus
             logger.info("left out: %s", error)
             refused.append(error)
     if refused and not overlaps:
         raise refused[0]
-    best = max((share for share, _ in overlaps), default=0.0)
-    chosen = _only([s for share, s in overlaps if share >= best - SAME_OVERLAP], "CT that covers the PET")
+    best = max((share for share, *_ in overlaps), default=0.0)
+    chosen = _only([s for share, s, _ in overlaps if share >= best - SAME_OVERLAP], "CT that covers the PET")
     if best < MIN_OVERLAP:
         raise InputError(
             f"the CT ({chosen}) covers {best:.0%} of the PET's slices; expected at least {MIN_OVERLAP:.0%}"
         )
+    check_covers(chosen, next(geometry for _, s, geometry in overlaps if s is chosen), grid)
     return chosen, best
 
 

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 
 from l2snet.case import AIR_HU, MIN_SLICES
 from l2snet.errors import InputError, reason
-from l2snet.sources.claims import check_size
+from l2snet.images.claims import check_size
 from l2snet.sources.suv import KEYWORDS, PetHeader, SuvFactors, TimeConvention, suv_factors
 from l2snet.volume import SAME_GRID_VOXELS, Array, Geometry, Volume
 

@@ -41,12 +41,67 @@ def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
             later = aside.submit(read_volume, ct, "CT")
             suv = read_volume(pet, "PET")
             volume = later.result()
-        if resample_ct and not volume.geometry.matches(suv.geometry):
-            volume = _resampled(volume, suv.geometry)
-        case = _case(stem(ct), suv, volume, _small(suv.geometry))
+        if resample_ct:
+            volume = resampled(volume, suv.geometry)
+        case = set_right(stem(ct), suv, volume, notes=_small(suv.geometry))
     for note in case.notes:
         logger.warning("warning: %s", note)
     return case
+
+
+def resampled(ct: Volume, grid: Geometry) -> Volume:
+    """A CT on the PET's grid (linear, air outside); as it is where it lies on it.
+
+    Raises
+    ------
+    InputError : see `check_covers`.
+    """
+    if ct.geometry.matches(grid):
+        return ct
+    check_covers(ct.geometry, ct.geometry, grid)
+    return ct.to_grid(grid, outside=AIR_HU)
+
+
+def check_covers(name: object, ct: Geometry, pet: Geometry) -> None:
+    """Refuse a CT that is of another place than the PET.
+
+    Parameters
+    ----------
+    name : what the error calls the CT.
+
+    Raises
+    ------
+    InputError : it covers less than `MIN_OVERLAP` of the PET along an axis.
+    """
+    covered = min(ct.covered(pet))
+    if covered < MIN_OVERLAP:
+        raise InputError(
+            f"the CT ({name}) covers {covered:.0%} of the PET ({pet}) along an axis; expected at least "
+            f"{MIN_OVERLAP:.0%}: are they of one examination?"
+        )
+
+
+def set_right(
+    name: str,
+    suv: Volume,
+    ct: Volume | None,
+    lesions: Volume | None = None,
+    organs: Volume | None = None,
+    notes: tuple[str, ...] = (),
+) -> Case:
+    """A case, whose CT is set right, with a note, where it is HU but for 1024 added.
+
+    Raises
+    ------
+    InputError : see `Case`.
+    """
+    try:
+        return Case(name, suv, ct, lesions, organs, notes)
+    except InputError:
+        if ct is None or not ct.geometry.matches(suv.geometry) or not is_shifted(ct.array, suv.array):
+            raise
+    note = f"{SHIFT_HU:g} was taken off the CT, whose values were HU with so much added"
+    return Case(name, suv, ct.with_array(ct.array - np.float32(SHIFT_HU)), lesions, organs, (*notes, note))
 
 
 def stem(path: Path) -> str:
@@ -55,29 +110,9 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def _case(name: str, suv: Volume, ct: Volume, notes: tuple[str, ...]) -> Case:
-    try:
-        return Case(name, suv, ct, notes=notes)
-    except InputError:
-        if not ct.geometry.matches(suv.geometry) or not is_shifted(ct.array, suv.array):
-            raise
-    note = f"{SHIFT_HU:g} was taken off the CT, whose values were HU with so much added"
-    return Case(name, suv, ct.with_array(ct.array - np.float32(SHIFT_HU)), notes=(*notes, note))
-
-
 def _small(geometry: Geometry) -> tuple[str, ...]:
     extent_mm = [n * mm for n, mm in zip(geometry.size, geometry.spacing_mm, strict=True)]
     if max(extent_mm) >= SMALL_PET_MM:
         return ()
     shown = " x ".join(f"{mm:.4g}" for mm in extent_mm[::-1])
     return (f"the PET spans {shown} mm alone: if it is no crop, its voxel spacing is not in mm",)
-
-
-def _resampled(ct: Volume, grid: Geometry) -> Volume:
-    covered = ct.geometry.covered(grid)
-    if min(covered) < MIN_OVERLAP:
-        raise InputError(
-            f"the CT ({ct.geometry}) covers {min(covered):.0%} of the PET ({grid}) along an axis; expected at least "
-            f"{MIN_OVERLAP:.0%}: are they of one examination?"
-        )
-    return ct.to_grid(grid, outside=AIR_HU)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -76,6 +77,7 @@ class SliceDataset(Dataset[Sample]):
         start = random_start((case.suv.shape[0], case.suv.shape[2]), self.recipe.crop, rng, held)
         planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
         lesions = _crop_with_margin(case.lesions[:, y], start, self.recipe.crop)
+        planes = _hotter(planes, lesions, self.recipe.lesion_gain, rng)
         labels = [lesions * (planes[half] >= self.recipe.lesion_floor)]
         if self.recipe.organ_weight:
             labels.append(_organ_crop(case, start, self.recipe.crop, y))
@@ -119,7 +121,8 @@ class WindowDataset(Dataset[Sample]):
             start = _centred(case.hot_voxels[rng.integers(len(case.hot_voxels))], recipe.crop, rng)
         else:
             start = random_start(case.suv.shape, recipe.crop, rng)
-        suv = _crop_with_margin(case.suv, start, recipe.crop)
+        lesions = _crop_with_margin(case.lesions, start, recipe.crop)
+        suv = _hotter(_crop_with_margin(case.suv, start, recipe.crop), lesions, recipe.lesion_gain, rng)
         pet = recipe.pet(suv)
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
@@ -128,7 +131,7 @@ class WindowDataset(Dataset[Sample]):
             if ct_array is None
             else recipe.ct(_crop_with_margin(ct_array, start, recipe.crop, recipe.ct.low))
         )
-        labels = [_crop_with_margin(case.lesions, start, recipe.crop) * (suv >= recipe.lesion_floor)]
+        labels = [lesions * (suv >= recipe.lesion_floor)]
         if recipe.organ_weight:
             labels.append(_organ_crop(case, start, recipe.crop))
         data = {
@@ -154,6 +157,23 @@ class WindowDataset(Dataset[Sample]):
         if rng.random() < recipe.cut_share:
             _cut(sample, _beyond_view(recipe.crop[0], rng), 0.0)
         return sample
+
+
+def _hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -> Array:
+    """SUV whose lesions are up to `most` times as hot, with soft edges, in half of the samples that have any.
+
+    The hottest tumours are rare, and a network that knows only organs of such uptake takes them for organs.
+
+    Parameters
+    ----------
+    suv : (..., z, x) or (z, y, x) float32.
+    lesions : 0 or 1, of the last axes.
+    """
+    if most == 1 or not lesions.any() or rng.random() < 0.5:
+        return suv
+    gain = most ** rng.random()
+    hotter: Array = suv * (1 + (gain - 1) * ndimage.gaussian_filter(lesions, 1.0))
+    return hotter
 
 
 def _organ_crop(case: CachedCase, start: Sequence[int], crop: Sequence[int], y: int | None = None) -> Array:

@@ -85,6 +85,7 @@ class PolynomialRecipe(Recipe):
     bce_weight: float = 1.0  # of the cross-entropy beside Dice; small windows without lesion teach through it alone
     hot_weight: float = 0.0  # more weight of voxels that are hot or lesion: what is hard to tell apart
     organ_weight: float = 0.0  # of the cross-entropy over organs, beside the lesions', where cases have organ maps
+    lesion_gain: float = 1.0  # lesions of half of the samples are made up to so many times as hot; not the paper's
     lesion_floor: float = 0.0  # SUV below which no voxel is taught as lesion: an anatomical truth holds cold tissue
     warmup_steps: int = 0  # over which the rate rises from zero
 
@@ -253,6 +254,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     hot_share=0.3,
     cut_share=0.15,
     bce_weight=5.0,
+    lesion_gain=4.0,
     lesion_floor=1.5,
     appearance=True,
     optimizer="adamw",
@@ -273,6 +275,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     cut_share=0.15,
     ct_dropout=0.1,
     bce_weight=5.0,
+    lesion_gain=4.0,
     lesion_floor=1.5,
     norm="channels",
     optimizer="adamw",

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from l2snet.networks import build
 from l2snet.prepare.store import prepare_store
+from l2snet.sources.autopet import patients_of
 from l2snet.training.datasets import Sample, random_start, read_crop
 from l2snet.training.distributed import processes, total, whole_batch
 from l2snet.training.loop import fit
@@ -165,6 +166,8 @@ def stored_cases(
     """
     paths = [root if root.is_file() else _store_of(root, cache, resample_ct) for root in data]
     cases = [case for source, path in enumerate(paths) for case in open_store(path, source)]
+    patients = patients_of([root for root in data if not root.is_file()])  # a store of an earlier version has none
+    cases = [replace(case, patient=patients.get(case.name, case.patient)) for case in cases]
     check_names([(case.name, case.source, case.suv.path) for case in cases], data, hold_out)
     kept = [case for case in cases if case.name not in hold_out]
     tell_without_ct(kept)

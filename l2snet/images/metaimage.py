@@ -7,6 +7,8 @@ machine, or gives what was in memory for slices that are not in the file.
 from __future__ import annotations
 
 import math
+import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2snet.errors import InputError
-from l2snet.sources.claims import check_size, check_stored
+from l2snet.images.claims import check_size, check_stored
 
 Array = NDArray[Any]
 
@@ -46,6 +48,11 @@ ONCE = {
     *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
 }
 LAST, LOCAL = "ElementDataFile", "LOCAL"
+# MetaIO takes either.
+SEPARATOR = re.compile("[=:]")
+CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r")
+# HeaderSize of voxels that end where the file ends, whatever is before them.
+AT_THE_END = -1
 # Headers of converters that copy every DICOM field into them stay far below.
 MAX_HEADER_BYTES = 1 << 20
 CHUNK = 1 << 20
@@ -87,7 +94,8 @@ def read_header(path: Path) -> Header:
     dimension, channels = (_integers(fields, name, 1, "1")[0] for name in ("NDims", "ElementNumberOfChannels"))
     if "NDims" not in fields or (dimension, channels) != (3, 1):
         raise InputError(f"it is a {dimension}D image with {channels} value(s) a voxel; expected a 3D image with one")
-    if not _flag(fields, "BinaryData", True) or _integers(fields, "HeaderSize", 1, "0")[0] not in (0, -1):
+    (before,) = _integers(fields, "HeaderSize", 1, "0")
+    if not _flag(fields, "BinaryData", True) or before not in (0, AT_THE_END):
         raise InputError("it has its voxels as text or behind a second header; expected plain binary ones")
     scale = _numbers(fields, ("ElementToIntensityFunctionSlope",), 1, "1")
     offset = _numbers(fields, ("ElementToIntensityFunctionOffset",), 1, "0")
@@ -101,22 +109,24 @@ def read_header(path: Path) -> Header:
     size = _integers(fields, "DimSize", 3)
     check_size(size)
     big = any(_flag(fields, name, False) for name in MSB)
-    header = Header(
+    dtype = np.dtype(TYPES[kind]).newbyteorder(">" if big else "<")
+    compressed = _flag(fields, "CompressedData", False)
+    file = _voxel_file(path, fields[LAST])
+    at = at if file == path else 0
+    stored, expected = file.stat().st_size - at, math.prod(size) * dtype.itemsize
+    check_stored(stored, expected, compressed)
+    if before == AT_THE_END and not compressed:
+        at += stored - expected
+    return Header(
         size=size,
         spacing_mm=_numbers(fields, SPACING, 3),
         origin_mm=_numbers(fields, ORIGIN, 3, "0 0 0"),
         axes=np.array(_numbers(fields, MATRIX, 9, "1 0 0 0 1 0 0 0 1")).reshape(3, 3),
-        dtype=np.dtype(TYPES[kind]).newbyteorder(">" if big else "<"),
-        compressed=_flag(fields, "CompressedData", False),
-        file=_voxel_file(path, fields[LAST]),
-        at=at if fields[LAST] == LOCAL else 0,
+        dtype=dtype,
+        compressed=compressed,
+        file=file,
+        at=at,
     )
-    expected = math.prod(size) * header.dtype.itemsize
-    stored = header.file.stat().st_size - header.at
-    check_stored(stored, expected, header.compressed)
-    if stored > expected and not header.compressed:
-        raise InputError(f"it holds {stored} bytes of voxels and its header promises {expected}; convert it again")
-    return header
 
 
 def read_voxels(header: Header, keep_integers: bool = False) -> Array:
@@ -141,20 +151,19 @@ def read_voxels(header: Header, keep_integers: bool = False) -> Array:
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
-    """The fields up to `LAST`, and where the byte after them is."""
+    """The fields up to `LAST`, and where the byte after them is; lines of text that are no field are passed over."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while file.tell() < MAX_HEADER_BYTES:
             line = file.readline(MAX_HEADER_BYTES)
-            if not line.endswith(b"\n"):
-                break
-            key, separator, value = line.decode("latin-1").partition("=")
-            key = key.strip()
-            if not separator and key:
-                break
+            key, *value = (part.strip() for part in SEPARATOR.split(line.decode("latin-1"), maxsplit=1))
+            if not value:
+                if not line or not CONTROL.isdisjoint(line):  # the end, or no text
+                    break
+                continue
             if key in fields and key in ONCE:
                 raise InputError(f"its header has the field {key} twice; expected it once: convert the image again")
-            fields[key] = value.strip()
+            fields[key] = value[0]
             if key == LAST:
                 return fields, file.tell()
     raise ValueError(f"its header ends without {LAST}")
@@ -162,9 +171,11 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _voxel_file(path: Path, named: str) -> Path:
     """Where the voxels are: behind the header, or in a file beside a .mhd."""
-    if named == LOCAL:
+    if named.upper() == LOCAL:
         return path
-    beside = path.with_name(named) if path.suffix.lower() == ".mhd" and Path(named).name == named else None
+    place = Path(os.fsdecode(named.encode("latin-1")))
+    may_be_beside = path.suffix.lower() == ".mhd" and place.name and place.parent == Path()
+    beside = path.with_name(place.name) if may_be_beside else None
     if beside is None or not beside.is_file():
         raise InputError(
             f"it says that its voxels are in {named[:80]!r}; expected {LOCAL}, or for a .mhd one file in its folder"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2snet.errors import InputError
-from l2snet.sources.claims import check_size, check_stored
+from l2snet.images.claims import check_size, check_stored
 
 Array = NDArray[Any]
 
@@ -31,6 +31,8 @@ UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 def read_grid(path: Path) -> tuple[tuple[int, ...], Array]:
     """Size (x, y, z), and the affine (4, 4) from such an index to LPS in mm: the sform, or the qform without one.
 
+    Without either, axes run along L, P and S from a first voxel at 0, as SimpleITK has it.
+
     Raises
     ------
     InputError : its subject is the file; it is not 3D and scalar, a number has no sense, or it cannot hold its voxels.
@@ -43,6 +45,8 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], Array]:
         affine: Array = TO_LPS @ np.array(image.affine, dtype=np.float64)
         affine[:3] *= UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
         header = _as_written(path, type(image.header))
+        if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
+            affine = np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
     if len(size) < 3 or math.prod(size[3:]) != 1 or dtype.kind not in "iuf":
         values = {"V": 3, "c": 2}.get(dtype.kind, 1)
         raise InputError(f"it is a {len(size)}D image with {values} value(s) a voxel; expected a 3D image with one")

@@ -6,18 +6,22 @@ import math
 from pathlib import Path
 
 from l2snet.errors import InputError
-from l2snet.sources.claims import check_size, check_stored
+from l2snet.images.claims import check_size, check_stored
 
 SUFFIX = ".nrrd"
 MAGIC = "NRRD000"
 MAX_HEADER_BYTES = 1 << 20
 # Bytes of a voxel by the name of its type, of which NRRD has many.
 BYTES = {
-    **dict.fromkeys(("signed char", "int8", "uchar", "unsigned char", "uint8"), 1),
-    **dict.fromkeys(("short", "signed short", "int16", "ushort", "unsigned short", "uint16"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "uint", "unsigned int", "uint32", "float"), 4),
-    **dict.fromkeys(("longlong", "long long", "signed long long", "int64", "double"), 8),
-    **dict.fromkeys(("ulonglong", "unsigned long long", "uint64"), 8),
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int"), 8),
+    **dict.fromkeys(("int64", "int64_t", "uint64", "uint64_t"), 8),
+    "float": 4,
+    "double": 8,
 }
 RAW, PACKED = ("raw",), ("gzip", "gz")
 ELSEWHERE = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
