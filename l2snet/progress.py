@@ -17,7 +17,8 @@ def is_first_process() -> bool:
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """The items, with a bar that counts them."""
-    if not sys.stderr.isatty() or not is_first_process():
+    # A program without a console, or whose stderr was closed, has none.
+    if sys.stderr is None or not sys.stderr.isatty() or not is_first_process():
         yield from items
         return
     from rich.console import Console

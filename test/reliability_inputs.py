@@ -449,6 +449,7 @@ HEADERS = (
         )
     ),
     Trial("no TransformMatrix, no Offset", plain_axes),
+    Trial("DimSize 3_2 28 24", with_pet(DimSize="3_2 28 24"), "whole number"),
     Trial("DimSize twice", with_pet(extra="DimSize = 4 4 4\n"), "DimSize twice"),
     Trial("ElementSpacing twice", with_pet(extra="ElementSpacing = 9 9 9\n"), "ElementSpacing twice"),
     Trial("DimSize of 20 digits", with_pet(DimSize="99999999999999999999 8 8"), "expected at most"),

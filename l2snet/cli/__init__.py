@@ -101,7 +101,8 @@ def _fail(sentence: str, code: int, debug: bool) -> None:
     if debug:
         logger.exception("traceback")
     _end_log()
-    sys.stderr.write(_on_one_line(sentence) + "\n")
+    if sys.stderr is not None:  # it was closed
+        sys.stderr.write(_on_one_line(sentence) + "\n")
     sys.exit(code)
 
 

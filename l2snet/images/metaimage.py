@@ -216,10 +216,17 @@ def _flag(fields: Mapping[str, str], name: str, default: bool) -> bool:
     return fields.get(name, str(default))[:1] in ("T", "t", "1")
 
 
+def _plain(word: str) -> str:
+    """Python's own numbers may have `_` among their digits, a file's may not."""
+    if "_" in word:
+        raise ValueError(word)
+    return word
+
+
 def _integers(fields: Mapping[str, str], name: str, count: int, default: str = "") -> tuple[int, ...]:
     text = fields.get(name, default)
     try:
-        values = tuple(int(word) for word in text.split())
+        values = tuple(int(_plain(word)) for word in text.split())
     except ValueError:
         values = ()
     if len(values) != count:
@@ -232,7 +239,7 @@ def _numbers(fields: Mapping[str, str], names: tuple[str, ...], count: int, defa
     name = next((name for name in names if name in fields), names[0])
     text = fields.get(name, default)
     try:
-        values = tuple(float(word) for word in text.split())
+        values = tuple(float(_plain(word)) for word in text.split())
     except ValueError:
         values = ()
     if len(values) != count:

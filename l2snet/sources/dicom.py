@@ -278,6 +278,9 @@ def _header(path: Path) -> Dataset | None:
             return None
         with disable_value_validation():
             header = dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error):
+    except (
+        *(InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error),
+        RecursionError,  # sequences within sequences, without end
+    ):
         return None
     return header if "StudyInstanceUID" in header and "SeriesInstanceUID" in header else None

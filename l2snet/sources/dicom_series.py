@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ UNEVEN_FRACTION = 0.15
 # Small uneven gaps may add up; beyond half a slice a lesion would move.
 MAX_OFF_SLICES = 0.5
 PHILIPS, GE = "Philips PET Private Group", "GEMS_PETD_01"
+# It logs a traceback for every decoder that fails; what comes of them is told in one sentence.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
 
 
