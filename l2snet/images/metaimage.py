@@ -10,10 +10,10 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from l2snet.errors import InputError
 from l2snet.images.claims import check_size, check_stored
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 TYPES = {
     "MET_CHAR": "i1",
@@ -216,32 +217,22 @@ def _flag(fields: Mapping[str, str], name: str, default: bool) -> bool:
     return fields.get(name, str(default))[:1] in ("T", "t", "1")
 
 
-def _plain(word: str) -> str:
-    """Python's own numbers may have `_` among their digits, a file's may not."""
-    if "_" in word:
-        raise ValueError(word)
-    return word
-
-
 def _integers(fields: Mapping[str, str], name: str, count: int, default: str = "") -> tuple[int, ...]:
-    text = fields.get(name, default)
-    try:
-        values = tuple(int(_plain(word)) for word in text.split())
-    except ValueError:
-        values = ()
-    if len(values) != count:
-        raise InputError(f"it has the {name} {text[:40]!r}; expected {count} whole number(s)" if text else _lacks(name))
-    return values
+    return _parsed(fields.get(name, default), name, count, int, "whole number(s)")
 
 
 def _numbers(fields: Mapping[str, str], names: tuple[str, ...], count: int, default: str = "") -> tuple[float, ...]:
     """The first of the fields of these names."""
     name = next((name for name in names if name in fields), names[0])
-    text = fields.get(name, default)
+    return _parsed(fields.get(name, default), name, count, float, "number(s)")
+
+
+def _parsed(text: str, name: str, count: int, parse: Callable[[str], T], what: str) -> tuple[T, ...]:
+    """So many numbers; Python's own may have `_` among their digits, a file's may not."""
     try:
-        values = tuple(float(_plain(word)) for word in text.split())
+        values = tuple(parse(word) for word in text.replace("_", "?").split())
     except ValueError:
         values = ()
     if len(values) != count:
-        raise InputError(f"it has the {name} {text[:40]!r}; expected {count} number(s)" if text else _lacks(name))
+        raise InputError(f"it has the {name} {text[:40]!r}; expected {count} {what}" if text else _lacks(name))
     return values
