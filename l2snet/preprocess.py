@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,12 +157,7 @@ def body_mask(suv: Array, voxel_ml: float) -> Array:
 
     Taken from the PET alone, so that a CT table, blankets or a missing CT change nothing.
     """
-    pad = [(0, -n % BLOCK) for n in suv.shape]
-    blocks = np.pad(suv, pad, mode="edge")
-    for axis in range(3):
-        shape = (*blocks.shape[:axis], blocks.shape[axis] // BLOCK, BLOCK, *blocks.shape[axis + 1 :])
-        blocks = blocks.reshape(shape).mean(axis=axis + 1)
-    warm = blocks > BODY_BLOCK_SUV
+    warm = means(suv, (BLOCK,) * 3) > BODY_BLOCK_SUV
     labels, _ = ndimage.label(warm, np.ones((3, 3, 3)))
     pieces_ml = np.bincount(labels.ravel()) * voxel_ml * BLOCK**3
     keep = pieces_ml >= min(MIN_BODY_PIECE_ML, pieces_ml[1:].max(initial=0.0))
@@ -185,3 +180,31 @@ def pad_to(array: Array, size: tuple[int, ...], value: float) -> tuple[Array, tu
     if not any(a or b for a, b in widths):
         return array, tuple(undo)
     return np.pad(array, widths, constant_values=value), tuple(undo)
+
+
+def means(array: Array, stride: Sequence[int]) -> Array:
+    """Means over blocks of `stride` voxels along the last axes, float32; a short last block repeats its last voxels."""
+    out = np.asarray(array, np.float32)
+    for axis, step in enumerate(stride, out.ndim - len(stride)):
+        if step > 1:
+            pad = [(0, -n % step if i == axis else 0) for i, n in enumerate(out.shape)]
+            out = np.pad(out, pad, mode="edge")
+            shape = (*out.shape[:axis], out.shape[axis] // step, step, *out.shape[axis + 1 :])
+            out = out.reshape(shape).mean(axis=axis + 1)
+    return out
+
+
+def between_means(array: Array, stride: Sequence[int], size: Sequence[int]) -> Array:
+    """What `means` of a volume of `size` were given for, back at its voxels: linear between the blocks' centres.
+
+    Beyond the outermost centres values are held. The last axes are those of `stride`.
+    """
+    for axis, (step, n) in enumerate(zip(stride, size, strict=True), array.ndim - len(stride)):
+        if step > 1:
+            last = array.shape[axis] - 1
+            at = np.clip((np.arange(n) + 0.5) / step - 0.5, 0, last)
+            low = at.astype(np.intp)
+            part = (at - low).astype(np.float32).reshape([-1] + [1] * (array.ndim - axis - 1))
+            below, above = array.take(low, axis), array.take(np.minimum(low + 1, last), axis)
+            array = below + part * (above - below)
+    return array

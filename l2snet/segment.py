@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 
 from l2snet.backend import BATCH, Network
-from l2snet.preprocess import Body, pad_to
+from l2snet.preprocess import Body, between_means, means, pad_to
 from l2snet.sliding_window import STEP, slide
 from l2snet.volume import Array
-from l2snet.weights import SEGMENTER, STEP_BY_STEP
+from l2snet.weights import SEGMENTER, STEP_BY_STEP, NetworkConfig
 
 Axes = tuple[int, ...]
 
@@ -52,19 +52,32 @@ def predict_channels(
     is given as zeros, as in training.
     """
     config = network.config
-    if config.window is None or config.ct is None:
-        raise ValueError(f"the {config.network}'s config has no window or no CT; it is no network of 3D windows")
-    image = np.zeros((2, *body.suv.shape), np.float32)
-    image[0] = config.pet(body.suv)
-    if body.ct is not None:
-        image[1] = config.ct(body.ct)
+    if config.window is None:
+        raise ValueError(f"the {config.network}'s config has no window; it is no network of 3D windows")
     # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
-    image, undo = pad_to(image, config.window, 0.0)
-    mask, _ = pad_to(body.mask, config.window, False)
-
+    image, undo = pad_to(window_image(body, config), config.window, 0.0)
+    mask, _ = pad_to(means(body.mask, config.stride) > 0, config.window, False)
     axes = tuple(axis + 2 for axis in flip)  # of (n, c, z, y, x)
 
     def predict(windows: Array) -> Array:
         return np.flip(network(np.flip(windows, axes)), axes)[:, list(channels)]
 
-    return slide(image, config.window, predict, mask, step, batch, len(channels))[undo]
+    out = slide(image, config.window, predict, mask, step, batch, len(channels))[undo]
+    if max(config.stride) > 1:
+        out = between_means(out, config.stride, body.mask.shape) * body.mask
+    return out
+
+
+def window_image(body: Body, config: NetworkConfig) -> Array:
+    """What a network of 3D windows is shown of the body: (2, z, y, x) float32, PET and CT, on its own coarser voxels.
+
+    A missing CT is zeros.
+    """
+    if config.ct is None:
+        raise ValueError(f"the {config.network}'s config has no CT; it is no network of 3D windows")
+    pet = means(body.suv, config.stride)
+    image = np.zeros((2, *pet.shape), np.float32)
+    image[0] = config.pet(pet)
+    if body.ct is not None:
+        image[1] = config.ct(means(body.ct, config.stride))
+    return image

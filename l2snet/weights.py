@@ -43,6 +43,7 @@ class NetworkConfig:
     architecture : constructor arguments of the PyTorch class in `l2snet.networks`.
     spacing_mm : (z, y, x) of the working grid.
     window : (z, y, x) of a 3D network's sliding window; (z, x) of the localizer's, or None, and it takes whole slices.
+    stride : (z, y, x) voxels of which a 3D network sees the mean; its window is in these.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
     mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
@@ -57,6 +58,7 @@ class NetworkConfig:
     ct: Intensity | None = None
     spacing_mm: tuple[float, float, float] = WORKING_SPACING_MM
     window: tuple[int, ...] | None = None
+    stride: tuple[int, int, int] = (1, 1, 1)
     multiple: int = 32
     slices: int = 1
     mirror_axes: tuple[int, ...] = (0, 1, 2)
@@ -77,6 +79,8 @@ class NetworkConfig:
             raise ValueError(f"window {self.window} of a {self.network} does not have {axes} axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
+        if len(self.stride) != 3 or min(self.stride) < 1:
+            raise ValueError(f"stride is {self.stride}; expected three numbers, each at least 1")
         if not set(self.mirror_axes) <= {0, 1, 2}:
             raise ValueError(f"mirror_axes are {self.mirror_axes}; expected some of 0, 1 and 2")
         wanted = set(THRESHOLDS[self.network])
@@ -115,7 +119,7 @@ class NetworkConfig:
         for name in ("pet", "ct"):
             if values.get(name) is not None:
                 values[name] = intensity(values[name])
-        for name in ("spacing_mm", "window", "mirror_axes"):
+        for name in ("spacing_mm", "window", "stride", "mirror_axes"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

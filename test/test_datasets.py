@@ -534,6 +534,26 @@ def coronal_organs() -> Array:
     return np.broadcast_to((1 + np.arange(SIZE[1]) // 2).astype(np.uint8)[:, None], SIZE).copy()
 
 
+def test_windows_of_a_stride_hold_means(make: Make) -> None:
+    """SUV 1 to 28 along y: means of two rows are 1.5, 3.5, ...; the lesion of 4 voxels a side has 4 x 2 x 2 means."""
+    organs = np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8)[:, None] // 2, SIZE).copy()
+    case = make(organs=organs, cue=np.ones(SIZE))
+    recipe = window_recipe(stride=(1, 2, 2), lesion_share=1.0, organ_weight=1.0, cue_weight=1.0)
+    data = WindowDataset([case], recipe)
+    data.transforms = spatial(recipe.crop)
+    for index in range(10):
+        sample = data[index]
+        assert sample["image"].shape == (2, *recipe.crop)
+        truth, pet = sample["truth"][0] > 0, sample["image"][0] * 15
+        # Windows are centred on lesion voxels, and so may begin in the middle of a pair.
+        assert truth.sum() in (16, 24, 32, 36)
+        inside = (pet >= 1.5) & (pet < 14) & ~truth
+        rows = pet[inside]
+        torch.testing.assert_close((rows * 2).round(), rows * 2, atol=1e-3, rtol=0)
+        assert sample["organs"][0][inside].float().sub((rows - 1.5) / 2).abs().max() <= 0.5
+        assert sample["weight"].max() == 2
+
+
 def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:
     case = make(organs=coronal_organs())
     data = WindowDataset([case], window_recipe(organ_weight=1.0))

@@ -125,45 +125,6 @@ def test_unet3d_multiple_follows_the_depth() -> None:
         assert network(torch.rand(1, 2, 6, 2, 10)).shape == (1, 1, 6, 2, 10)
 
 
-@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 1)])
-def test_unet3d_runs_on_coarser_voxels_between_stem_and_head(stride: tuple[int, int, int]) -> None:
-    network = UNet3D(widths=(2, 3, 4, 5), stride=stride)
-    between: list[tuple[int, ...]] = []
-    network.encoder[0].register_forward_hook(lambda _m, _i, out: between.append(tuple(out.shape[2:])))
-    assert network.multiple == 16
-    image = torch.rand(1, 2, 16, 32, 48)
-    assert network(image).shape == (1, 1, 16, 32, 48)
-    assert between == [(16 // stride[0], 32 // stride[1], 48 // stride[2])]
-    network(image).square().sum().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
-
-
-def test_unet3d_stride_keeps_things_where_they_are() -> None:
-    """An image of one hot voxel: what changes in the output lies evenly about it."""
-    network = UNet3D(widths=(2, 2), stride=(1, 2, 2))
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-            nn.init.constant_(module.weight, 0.1)
-            nn.init.zeros_(module.bias)
-    network.encoder = nn.ModuleList([nn.Identity(), nn.Identity()])
-    network.decoder = nn.ModuleList([nn.Identity()])
-    network.up = nn.ModuleList([nn.Upsample(scale_factor=2)])
-    network.head = nn.ConvTranspose3d(4, 1, (1, 2, 2), (1, 2, 2), bias=False)
-    nn.init.ones_(network.head.weight)
-    two = torch.zeros(1, 2, 8, 32, 32)
-    two[:, :, 3:5, 15:17, 15:17] = 1.0  # in the very middle
-    with torch.inference_mode():
-        out = network(two)
-    torch.testing.assert_close(out, out.flip(2, 3, 4))
-    assert out.max() > 0
-
-
-@pytest.mark.parametrize("stride", [(1, 2), (1, 3, 3), (0, 1, 1)])
-def test_unet3d_refuses_other_strides(stride: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"stride is {stride}; expected three numbers, each 1 or 2")):
-        UNet3D(stride=stride)
-
-
 def test_unet3d_refuses_an_unknown_norm() -> None:
     with pytest.raises(ValueError, match=r"norm 'group' is not known; expected .* \['batch', 'channels', 'window'\]"):
         UNet3D(norm="group")

@@ -14,7 +14,7 @@ from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.localize import localize
 from l2snet.pipeline import L2SNet, mirror_axes
-from l2snet.preprocess import WORKING_SPACING_MM, Window, prepare
+from l2snet.preprocess import WORKING_SPACING_MM, Window, between_means, means, prepare
 from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
 from l2snet.weights import LOCALIZER, SEGMENTER, NetworkConfig
@@ -96,6 +96,23 @@ def test_the_result_is_on_the_pets_own_grid_whatever_its_orientation(direction: 
     np.testing.assert_array_equal(result.mask.array, case.suv.array > 5)
     np.testing.assert_allclose(result.probability.array, case.suv.array / 10, atol=1e-6)
     assert result.notes == ()
+
+
+@pytest.mark.parametrize("size", [(40, 44, 48), (41, 45, 47), (14, 44, 30)])
+def test_a_network_of_coarser_voxels_sees_means_and_its_answer_is_brought_back(size: tuple[int, int, int]) -> None:
+    body = prepare(body_case(size))
+    seen: list[tuple[int, ...]] = []
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        seen.append(batch.shape[2:])
+        return batch[:, :1].copy()
+
+    settings = config(SEGMENTER, stride=(1, 2, 2), window=(16, 8, 16))
+    probability = segment(body, Network(settings, "", "", run))
+    assert set(seen) == {(16, 8, 16)}
+    assert probability.shape == body.suv.shape
+    expected = between_means(means(body.suv / 10, (1, 2, 2)), (1, 2, 2), body.suv.shape)
+    np.testing.assert_allclose(probability, expected * body.mask, atol=1e-6)
 
 
 @pytest.mark.parametrize("angle", [7.0, 30.0, -55.0])

@@ -1,4 +1,4 @@
-"""Intensity windows, the working grid, the body, and padding."""
+"""Intensity windows, the working grid, the body, padding, and coarser voxels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from scipy.spatial.transform import Rotation
 
 from l2snet.case import Case
 from l2snet.errors import InputError
-from l2snet.preprocess import WORKING_SPACING_MM, Window, body_mask, pad_to, prepare, working_geometry
+from l2snet.preprocess import (
+    WORKING_SPACING_MM,
+    Window,
+    between_means,
+    body_mask,
+    means,
+    pad_to,
+    prepare,
+    working_geometry,
+)
 from l2snet.volume import Geometry, Volume
 
 Phantom = Callable[..., Case]
@@ -300,3 +309,33 @@ def test_an_array_that_is_large_enough_is_not_copied():
     padded, undo = pad_to(array, (3, 2), 0.0)
     assert padded is array
     assert padded[undo].shape == (3, 4)
+
+
+# --- coarser voxels ---
+
+
+def test_means_by_hand():
+    array = np.array([[1, 2, 3, 4, 5], [3, 4, 5, 6, 9]], np.int16)
+    # The fifth column is a short block: it repeats itself.
+    np.testing.assert_array_equal(means(array, (2, 2)), [[2.5, 4.5, 7.0]])
+    np.testing.assert_array_equal(means(array[None], (1, 2)), [[[1.5, 3.5, 5.0], [3.5, 5.5, 9.0]]])
+    assert means(array, (2, 2)).dtype == np.float32
+    same = np.ones((2, 3), np.float32)
+    assert means(same, (1, 1)) is same
+
+
+def test_between_means_by_hand():
+    """Blocks of two: their centres lie half a voxel beside, so that values mix three to one; held at the ends."""
+    back = between_means(np.array([[0.0, 4.0, 8.0]], np.float32), (1, 2), (1, 6))
+    np.testing.assert_allclose(back, [[0, 1, 3, 5, 7, 8]])
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(between_means(np.array([0.0, 4.0], np.float32), (2,), (3,)), [0, 1, 3])
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (3, 1, 4)])
+def test_a_ramp_comes_back_from_its_means(stride: tuple[int, int, int]):
+    size = (12, 16, 20)
+    ramp = np.add.outer(np.add.outer(np.arange(12.0), 2 * np.arange(16.0)), -np.arange(20.0))
+    back = between_means(means(ramp, stride), stride, size)
+    within = tuple(slice(step // 2, n - step // 2) for n, step in zip(size, stride, strict=True))
+    np.testing.assert_allclose(back[within], ramp[within], atol=1e-5)

@@ -50,7 +50,8 @@ def test_paper_phase_2() -> None:
     assert recipe.ct_dropout == 0.0
     assert recipe.widths == (16, 32, 64, 128)
     assert recipe.norm == "window"
-    assert recipe.architecture == {"in_channels": 2, "widths": [16, 32, 64, 128], "norm": "window", "stride": [1, 1, 1]}
+    assert recipe.stride == (1, 1, 1)
+    assert recipe.architecture == {"in_channels": 2, "widths": [16, 32, 64, 128], "norm": "window"}
 
 
 def test_schedule_by_hand() -> None:

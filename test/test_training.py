@@ -292,6 +292,16 @@ def test_a_localizer_may_start_from_one_of_another_stride(tmp_path: Path, cases:
     assert (config.architecture["stride"], config.multiple) == (2, 64)
 
 
+def test_a_segmenter_may_start_from_one_of_another_stride(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train, recipe = train_segmenter, replace(SEGMENTER, cue_weight=0.0)
+    train(cases[:1], replace(recipe, epochs=1), tmp_path / "first", "cpu")
+    assert export_run(tmp_path / "first", tmp_path / "weights").stride == (1, 1, 1)
+    coarser = replace(recipe, epochs=1, stride=(1, 2, 2))
+    train(cases[1:], coarser, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")
+    config = export_run(tmp_path / "second", tmp_path / "more")
+    assert (config.stride, config.window) == ((1, 2, 2), recipe.window or recipe.crop)
+
+
 # It learns organs too
 
 

@@ -26,6 +26,7 @@ from l2snet.case import Case
 from l2snet.errors import L2SNetError
 from l2snet.predict import MANIFEST
 from l2snet.preprocess import Body, prepare
+from l2snet.segment import window_image
 from l2snet.sources import challenge
 from l2snet.volume import Array, write_volume
 from l2snet.weights import (
@@ -171,11 +172,8 @@ def shrunk(weights: Path | None, folder: Path) -> Path:
 
 
 def image_of(body: Body, config: NetworkConfig) -> Array:
-    """(c, z, y, x) in a network's intensities: PET, and CT where it takes one."""
-    if config.ct is None:
-        return config.pet(body.suv)[None]
-    ct = np.zeros_like(body.suv) if body.ct is None else config.ct(body.ct)
-    return np.stack([config.pet(body.suv), ct])
+    """(c, z, y, x) as the network is shown it: PET, and CT where it takes one."""
+    return config.pet(body.suv)[None] if config.ct is None else window_image(body, config)
 
 
 def table(result: Result) -> str:

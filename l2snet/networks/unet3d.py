@@ -18,8 +18,6 @@ class UNet3D(nn.Module):
     in_channels : 2, PET then CT.
     widths : filters per level; the paper gives the first (16), the rest are doubled.
     norm : "window" (layer norm over C, D, H, W, the paper), "channels" (layer norm over C at each voxel) or "batch".
-    stride : (z, y, x), 1 or 2, of the first convolution, which the head undoes: what is between runs on coarser voxels,
-        so that a window as costly sees more. The paper has no such stride.
     """
 
     def __init__(
@@ -27,16 +25,12 @@ class UNet3D(nn.Module):
         in_channels: int = 2,
         widths: Sequence[int] = (16, 32, 64, 128),
         norm: str = "window",
-        stride: Sequence[int] = (1, 1, 1),
     ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm {norm!r} is not known; expected one of {sorted(NORMS)}")
-        if len(stride) != 3 or not set(stride) <= {1, 2}:
-            raise ValueError(f"stride is {tuple(stride)}; expected three numbers, each 1 or 2")
-        step = (stride[0], stride[1], stride[2])
-        self.multiple = 2 ** (len(widths) - 1) * max(step)
-        self.stem = nn.Conv3d(in_channels, widths[0], (step[0] + 2, step[1] + 2, step[2] + 2), step, padding=1)
+        self.multiple = 2 ** (len(widths) - 1)
+        self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
             _block(before, width, norm) for before, width in zip((widths[0], *widths), widths, strict=False)
         )
@@ -44,18 +38,18 @@ class UNet3D(nn.Module):
         pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose3d(deep, width, 2, stride=2) for deep, width in pairs)
         self.decoder = nn.ModuleList(_block(2 * width, width, norm) for _, width in pairs)
-        self.head = nn.Conv3d(widths[0], 1, 1) if max(step) == 1 else nn.ConvTranspose3d(widths[0], 1, step, step)
+        self.head = nn.Conv3d(widths[0], 1, 1)
 
         self.organ_head: nn.Module | None = None
 
     def learn_organs(self, classes: int) -> None:
-        """Add a head for classes of organs, on the coarser voxels; only training has it."""
+        """Add a head for classes of organs; only training has it."""
         self.organ_head = nn.Conv3d(self.head.in_channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(n, 2, z, y, x) in 0..1 to logits (n, 1, z, y, x); sizes must be multiples of `multiple`.
 
-        In training, with `learn_organs`, also the logits of the organs, (n, classes, ...) on the coarser voxels.
+        In training, with `learn_organs`, also the logits of the organs, (n, classes, ...).
         """
         if any(n % self.multiple for n in x.shape[2:]):
             raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from l2snet.organs import OrganClass
+from l2snet.preprocess import means
 from l2snet.training.augment import slice_transforms, window_transforms
 from l2snet.training.cache import HOT_SUV, CachedCase
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
@@ -114,34 +115,34 @@ class WindowDataset(Dataset[Sample]):
         kind = rng.random()
         on_lesion = bool(self.with_lesion) and kind < recipe.lesion_share
         case = (self.with_lesion if on_lesion else self.all).draw(rng)
+        span = [n * step for n, step in zip(recipe.crop, recipe.stride, strict=True)]
         if on_lesion:
-            start = _centred(case.lesion_voxels, recipe.crop, rng)
+            start = _centred(case.lesion_voxels, span, rng)
         elif kind > 1 - recipe.hot_share and case.hot_voxels:
             # A slice first: the brain has more hot voxels than all the rest.
-            start = _centred(case.hot_voxels[rng.integers(len(case.hot_voxels))], recipe.crop, rng)
+            start = _centred(case.hot_voxels[rng.integers(len(case.hot_voxels))], span, rng)
         else:
-            start = random_start(case.suv.shape, recipe.crop, rng)
-        lesions = _crop_with_margin(case.lesions, start, recipe.crop)
-        suv = _hotter(_crop_with_margin(case.suv, start, recipe.crop), lesions, recipe.lesion_gain, rng)
+            start = random_start(case.suv.shape, span, rng)
+
+        def window(array: Readable, outside: float = 0.0) -> Array:
+            return means(_crop_with_margin(array, start, recipe.crop, outside, recipe.stride), recipe.stride)
+
+        lesions = (window(case.lesions) >= 0.5).astype(np.float32)
+        suv = _hotter(window(case.suv), lesions, recipe.lesion_gain, rng)
         pet = recipe.pet(suv)
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
-        ct = (
-            np.zeros_like(pet)
-            if ct_array is None
-            else recipe.ct(_crop_with_margin(ct_array, start, recipe.crop, recipe.ct.low))
-        )
+        ct = np.zeros_like(pet) if ct_array is None else recipe.ct(window(ct_array, recipe.ct.low))
         labels = [lesions * (suv >= recipe.lesion_floor)]
         if recipe.organ_weight:
-            labels.append(_organ_crop(case, start, recipe.crop))
+            organs = _organ_crop(case, start, recipe.crop, stride=recipe.stride)
+            labels.append(organs[tuple(slice(step // 2, None, step) for step in recipe.stride)])
         data = {
             "image": torch.from_numpy(np.stack([pet, ct])),
             "segmentation": torch.from_numpy(np.stack(labels)),
         }
         if recipe.cue_weight and case.cue is not None:
-            data["regression_target"] = torch.from_numpy(
-                _crop_with_margin(case.cue, start, recipe.crop)[None].astype(np.float32)
-            )
+            data["regression_target"] = torch.from_numpy(window(case.cue)[None])
         data = self.transforms(**data)
         sample = _sample(data["image"], data["segmentation"], recipe)
         image, truth = sample["image"], sample["truth"]
@@ -176,11 +177,19 @@ def _hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -
     return hotter
 
 
-def _organ_crop(case: CachedCase, start: Sequence[int], crop: Sequence[int], y: int | None = None) -> Array:
+def _organ_crop(
+    case: CachedCase,
+    start: Sequence[int],
+    crop: Sequence[int],
+    y: int | None = None,
+    stride: Sequence[int] | None = None,
+) -> Array:
     """Organ labels of a window, or of coronal slice `y`, float32; unknown where the case has no map."""
     if case.organs is None:
-        return _crop_with_margin(np.zeros((1,) * len(crop), np.uint8), start, crop) + float(OrganClass.UNKNOWN)
-    return _crop_with_margin(case.organs if y is None else case.organs[:, y], start, crop, OrganClass.OUTSIDE)
+        nowhere = np.zeros((1,) * len(crop), np.uint8)
+        return _crop_with_margin(nowhere, start, crop, stride=stride) + float(OrganClass.UNKNOWN)
+    organs = case.organs if y is None else case.organs[:, y]
+    return _crop_with_margin(organs, start, crop, OrganClass.OUTSIDE, stride)
 
 
 def _sample(image: Tensor, labels: Tensor, recipe: LocalizerRecipe | SegmenterRecipe) -> Sample:
@@ -257,14 +266,21 @@ def random_start(
     return start
 
 
-def _crop_with_margin(array: Readable, start: Sequence[int], crop: Sequence[int], outside: float = 0.0) -> Array:
+def _crop_with_margin(
+    array: Readable,
+    start: Sequence[int],
+    crop: Sequence[int],
+    outside: float = 0.0,
+    stride: Sequence[int] | None = None,
+) -> Array:
     """The crop at `start` of the last axes and `MARGIN` around it, which the transforms cut off again; float32.
 
-    `outside` fills what lies beyond the array.
+    `outside` fills what lies beyond the array. The crop is in steps of `stride` voxels, each axis'; None: of one.
     """
+    steps = stride or [1] * len(crop)
     size = [int(np.ceil(n * MARGIN / 2)) * 2 for n in crop]
-    start = [at - (s - c) // 2 for at, s, c in zip(start, size, crop, strict=True)]
-    return read_crop(array, start, size, outside)
+    first = [at - (s - c) // 2 * step for at, s, c, step in zip(start, size, crop, steps, strict=True)]
+    return read_crop(array, first, [s * step for s, step in zip(size, steps, strict=True)], outside)
 
 
 def read_crop(array: Readable, start: Sequence[int], size: Sequence[int], outside: float = 0.0) -> Array:

@@ -146,7 +146,7 @@ class SegmenterRecipe(PolynomialRecipe):
     ct: Window = field(default_factory=lambda: Window(-100.0, 250.0))
     widths: tuple[int, ...] = (16, 32, 64, 128)  # after 16 not given
     norm: str = "window"
-    stride: tuple[int, int, int] = (1, 1, 1)  # of the first convolution, (z, y, x)
+    stride: tuple[int, int, int] = (1, 1, 1)  # voxels, (z, y, x), of which the network sees the mean; crop is in these
     mirror_axes: tuple[int, ...] = (0, 1, 2)  # of (z, y, x), along which windows are flipped
 
     network = SEGMENTER
@@ -159,12 +159,18 @@ class SegmenterRecipe(PolynomialRecipe):
     @property
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments of `UNet3D`."""
-        return {"in_channels": 2, "widths": list(self.widths), "norm": self.norm, "stride": list(self.stride)}
+        return {"in_channels": 2, "widths": list(self.widths), "norm": self.norm}
 
     @property
     def inference(self) -> dict[str, Any]:
         """PET and CT in windows."""
-        return {"pet": self.pet, "ct": self.ct, "window": self.window or self.crop, "mirror_axes": self.mirror_axes}
+        return {
+            "pet": self.pet,
+            "ct": self.ct,
+            "window": self.window or self.crop,
+            "stride": self.stride,
+            "mirror_axes": self.mirror_axes,
+        }
 
 
 @dataclass(frozen=True)
