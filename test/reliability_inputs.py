@@ -400,6 +400,11 @@ def cut(folder: Path) -> None:
     path.write_bytes(whole[: len(whole) - 100])
 
 
+def in_slices(*zero: int) -> tuple[float, ...]:
+    """A RescaleSlope for every slice of a DICOM PET: 0 in these."""
+    return tuple(0.0 if n in zero else 0.001 for n in range(GRID.size[0]))
+
+
 def by_files(suffix: str) -> tuple[str, ...]:
     return ("--pet", f"INPUT/pet{suffix}", "--ct", f"INPUT/ct{suffix}", "OUTPUT")
 
@@ -668,6 +673,8 @@ DICOM = (
     Trial("DICOM of 65535 x 65535", dicom(Rows=65535, Columns=65535), "expected at most"),
     Trial("DICOM of more rows than pixels", dicom(Rows=56), "cannot be read"),
     Trial("DICOM with slope NaN", dicom(RescaleSlope="nan"), "RescaleSlope is nan"),
+    Trial("DICOM with slope 0 in the lesion's slices", dicom(RescaleSlope=in_slices(12, 13)), "of 0 in 2 of 24 slices"),
+    Trial("DICOM with slope 0 in an empty slice", dicom(RescaleSlope=in_slices(0)), beside=TABLES),
     Trial("DICOM without attenuation correction", dicom(CorrectedImage=["DECY"]), "attenuation corrected"),
     Trial("DICOM in Bq/ml, no weight", dicom(Units="BQML", PatientWeight=""), "PatientWeight"),
     Trial("DICOM that ends after its mark", lambda f: (f / "a").write_bytes(bytes(128) + b"DICM"), "no DICOM file"),

@@ -177,13 +177,14 @@ def _slice_step_mm(positions: Array, normal: Array, pixel_mm: float, label: str)
 
 
 def _voxels(stacked: Stack, what: str) -> Array:
-    """(z, y, x) float32, each slice by its own RescaleSlope and RescaleIntercept."""
+    """(z, y, x) float32, each slice by its own RescaleSlope and RescaleIntercept; a slope of 0 is for empty slices."""
     try:
         check_size(stacked.geometry.size[::-1])
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
     voxels = np.empty(stacked.geometry.size, dtype=np.float32)
     file: tuple[Path, Array] | None = None
+    lost: list[str] = []
     for target, header in zip(voxels, stacked.headers, strict=True):
         path = Path(str(header.filename))
         slope, intercept = (_numbers(header, k, 1, f"{what} {path.name}")[0] for k in _RESCALE)
@@ -194,7 +195,14 @@ def _voxels(stacked: Stack, what: str) -> Array:
         if frames.shape[1:] != target.shape or number > len(frames):
             promised = f"{target.shape} pixels, frame {number}"
             raise InputError(f"{what} {path.name} cannot be read: {frames.shape}, {promised} promised; copy it again")
+        if slope == 0 and frames[number - 1].any():
+            lost.append(path.name)
         target[...] = frames[number - 1].astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    if lost:
+        raise InputError(
+            f"the {what} has a RescaleSlope of 0 in {len(lost)} of {len(voxels)} slices, the first {lost[0]}, so that "
+            "their pixels have no value; expected another number: export the series again"
+        )
     return voxels
 
 
