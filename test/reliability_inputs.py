@@ -400,6 +400,16 @@ def cut(folder: Path) -> None:
     path.write_bytes(whole[: len(whole) - 100])
 
 
+def shorter(change: Callable[[bytes], bytes]) -> Make:
+    """A study whose PET loses its last slice when the bytes of that are changed; the mask due is that of the rest."""
+
+    def make(folder: Path) -> Volume:
+        due = dicom(lambda f: (f / "1/1-024.dcm").write_bytes(change((f / "1/1-024.dcm").read_bytes())))(folder)
+        return Volume(due.array[:-1], replace(GRID, size=(23, 28, 32)))
+
+    return make
+
+
 def in_slices(*zero: int) -> tuple[float, ...]:
     """A RescaleSlope for every slice of a DICOM PET: 0 in these."""
     return tuple(0.0 if n in zero else 0.001 for n in range(GRID.size[0]))
@@ -672,6 +682,10 @@ DICOM = (
     Trial("DICOM with a slice cut off", dicom(cut), "1-003.dcm"),
     Trial("DICOM of 65535 x 65535", dicom(Rows=65535, Columns=65535), "expected at most"),
     Trial("DICOM of more rows than pixels", dicom(Rows=56), "cannot be read"),
+    *(
+        Trial(f"DICOM whose last slice {what}", shorter(change), warning="passed over 1 file", beside=TABLES)
+        for what, change in (("is an empty file", lambda raw: b""), ("is cut in its header", lambda raw: raw[:400]))
+    ),
     Trial("DICOM with slope NaN", dicom(RescaleSlope="nan"), "RescaleSlope is nan"),
     Trial("DICOM with slope 0 in the lesion's slices", dicom(RescaleSlope=in_slices(12, 13)), "of 0 in 2 of 24 slices"),
     Trial("DICOM with slope 0 in an empty slice", dicom(RescaleSlope=in_slices(0)), beside=TABLES),

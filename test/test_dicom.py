@@ -36,6 +36,7 @@ from l2snet.sources.dicom import (
     choose_pet,
     choose_segmentation,
     find_dicom_studies,
+    passed_over,
     read_series,
 )
 from l2snet.sources.dicom_seg import read_segmentation
@@ -292,6 +293,17 @@ def test_a_file_cut_off_in_its_header_is_no_image(tmp_path: Path, length: int):
         path.unlink()
     with pytest.raises(InputError, match="no DICOM file"):
         series_of(tmp_path)
+
+
+def test_files_that_should_be_images_and_are_none_are_found_and_litter_is_not(tmp_path: Path):
+    paths = write_pet(tmp_path)
+    for path, change in ((paths[0], b""), (paths[2], paths[2].read_bytes()[:400]), (paths[4], bytes(3000))):
+        path.write_bytes(change)
+    paths[2].rename(tmp_path / "IM3")  # as on a disc: no ending, and known by its first bytes
+    for name, content in (("DICOMDIR", bytes(128) + b"DICM"), (".DS_Store", b""), ("Thumbs.db", b"\xd0\xcf\x11\xe0")):
+        (tmp_path / name).write_bytes(content)
+    (study,) = find_dicom_studies(tmp_path)
+    assert [path.name for path in passed_over(study, read_series(study))] == ["1-001.dcm", "1-005.dcm", "IM3"]
 
 
 def test_the_attenuation_corrected_pet_is_chosen(tmp_path: Path):

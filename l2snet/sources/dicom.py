@@ -19,6 +19,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.misc import is_dicom
 
 from l2snet.case import MIN_SLICES
 from l2snet.errors import InputError
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 PET, CT, SEG = "PT", "CT", "SEG"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+# The list of what is on a disc, by this name in the standard (PS3.10): DICOM, and no image.
+DIRECTORY = "DICOMDIR"
 # Scouts and projections have the storage class of slices.
 NO_SLICES = {"LOCALIZER", "MIP", "PROJECTION IMAGE"}
 # Two CTs that cover the PET alike are two reconstructions of one scan.
@@ -136,6 +139,20 @@ def read_series(study: DicomStudy) -> list[Series]:
                 raise InputError(f"{folder} holds files of more than one study; give every study a folder of its own")
             series[str(header.get("SeriesInstanceUID", ""))].extend(frames(header))
     return [Series(uid, tuple(headers)) for uid, headers in sorted(series.items())]
+
+
+def passed_over(study: DicomStudy, series: Sequence[Series]) -> list[Path]:
+    """The files among a study's images that should be images and are none: empty, cut off, damaged or without rights.
+
+    What is hidden, or by its first bytes and name of another kind, is litter.
+
+    Parameters
+    ----------
+    series : all that were read of the study.
+    """
+    read = {str(header.filename) for one in series for header in one.headers}
+    files = (path for folder in study.folders for path in sorted(folder.iterdir()) if path.is_file())
+    return [path for path in files if str(path) not in read and _should_be_image(path)]
 
 
 def choose_pet(series: Sequence[Series], wanted: Collection[str]) -> Series:
@@ -269,6 +286,14 @@ def _texts(header: Dataset, keyword: str) -> list[str]:
 def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
     headers = (_header(folder / name) for name in sorted(names))
     return next((header for header in headers if header is not None), None)
+
+
+def _should_be_image(path: Path) -> bool:
+    if path.name.startswith(".") or path.name == DIRECTORY:
+        return False
+    if path.suffix.lower() == ".dcm" or path.stat().st_size == 0:
+        return True
+    return not os.access(path, os.R_OK) or is_dicom(path)
 
 
 def _header(path: Path) -> Dataset | None:

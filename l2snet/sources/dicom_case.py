@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
-from l2snet.sources.dicom import check_wanted, choose_ct, choose_pet, find_dicom_studies, read_series
+from l2snet.sources.dicom import check_wanted, choose_ct, choose_pet, find_dicom_studies, passed_over, read_series
 from l2snet.sources.dicom_series import Series, Stack, missing_slices, pet_header, read_ct, read_pet, stack
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import Subject
@@ -71,6 +71,7 @@ def read_dicom_case(
         )
     (study,) = studies
     series = read_series(study)
+    lost = _lost(passed_over(study, series))
     if strict:
         check_wanted(series, wanted)
     pet_series = choose_pet(series, wanted)
@@ -97,8 +98,18 @@ def read_dicom_case(
         stack(pet_series, "PET"),
         pet_header(pet_series.first).subject,
         record,
-        (doubt,) if doubt else (),
+        tuple(note for note in (lost, doubt) if note),
     )
+
+
+def _lost(paths: Sequence[Path]) -> str | None:
+    """A sentence where there are files that cannot be read; their names, maybe patients', are in the log alone."""
+    if not paths:
+        return None
+    note = f"passed over {len(paths)} file(s) among the DICOM images that cannot be read: is the copy complete?"
+    logger.info("cannot be read: %s", ", ".join(path.name for path in paths[:3]))
+    logger.warning("warning: %s", note)
+    return note
 
 
 def _named(series: Series, wanted: Collection[str]) -> str:
