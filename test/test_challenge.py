@@ -266,6 +266,17 @@ def test_files_of_any_format_are_one_case(tmp_path: Path, phantom: Phantom):
     np.testing.assert_array_equal(back.suv.array, case.suv.array)
 
 
+@pytest.mark.parametrize(
+    ("hot", "body", "doubted"), [(255.0, 32.0, True), (30.0, 4.0, False), (255.0, 32.5, False), (191.0, 1.0, True)]
+)
+def test_a_pet_of_grey_levels_is_doubted(tmp_path: Path, phantom: Phantom, hot: float, body: float, doubted: bool):
+    suv = phantom(with_ct=False).suv
+    levels = np.where(suv.array >= 8, hot, np.where(suv.array > 0, body, 0)).astype(np.float32)
+    write_volume(suv.with_array(levels), tmp_path / "pet.mha", compress=False)
+    notes = read_case(tmp_path / "pet.mha", None).notes
+    assert any("give the PET in SUV" in note for note in notes) is doubted
+
+
 # --- the mask ---
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2snet.case import AIR_HU, SHIFT_HU, Case, is_shifted
 from l2snet.errors import InputError
-from l2snet.volume import READABLE_SUFFIXES, Geometry, Volume, read_volume
+from l2snet.volume import READABLE_SUFFIXES, Array, Geometry, Volume, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +18,15 @@ logger = logging.getLogger(__name__)
 MIN_OVERLAP = 0.5
 # The field of view of a scanner for people; a smaller PET is a crop, or its spacing is in cm.
 SMALL_PET_MM = 150.0
+# SUV have fractions; whole numbers alone, up to more than this, are grey levels of a picture.
+MAX_WHOLE_SUV = 30.0
 
 
 def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
     """PET in SUV and CT in HU; named by the CT's file, or the PET's where there is none.
 
-    A CT that is HU but for 1024 added is set right; that, and a PET too small for a body, is a warning and a note.
+    A CT that is HU but for 1024 added is set right; that, and a PET too small for a body or of a picture's grey levels,
+    is a warning and a note.
 
     Parameters
     ----------
@@ -35,7 +38,7 @@ def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
     """
     if ct is None:
         suv = read_volume(pet, "PET")
-        case = Case(stem(pet), suv, notes=_small(suv.geometry))
+        case = Case(stem(pet), suv, notes=_doubts(suv))
     else:
         with ThreadPoolExecutor(1, "ct") as aside:  # both are read and decompressed at once
             later = aside.submit(read_volume, ct, "CT")
@@ -43,7 +46,7 @@ def read_case(pet: Path, ct: Path | None, resample_ct: bool = False) -> Case:
             volume = later.result()
         if resample_ct:
             volume = resampled(volume, suv.geometry)
-        case = set_right(stem(ct), suv, volume, notes=_small(suv.geometry))
+        case = set_right(stem(ct), suv, volume, notes=_doubts(suv))
     for note in case.notes:
         logger.warning("warning: %s", note)
     return case
@@ -110,9 +113,23 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
+def _doubts(suv: Volume) -> tuple[str, ...]:
+    """Sentences on a PET that may be right, and is unlikely to be."""
+    return (*_small(suv.geometry), *_grey_levels(suv.array))
+
+
 def _small(geometry: Geometry) -> tuple[str, ...]:
     extent_mm = [n * mm for n, mm in zip(geometry.size, geometry.spacing_mm, strict=True)]
     if max(extent_mm) >= SMALL_PET_MM:
         return ()
     shown = " x ".join(f"{mm:.4g}" for mm in extent_mm[::-1])
     return (f"the PET spans {shown} mm alone: if it is no crop, its voxel spacing is not in mm",)
+
+
+def _grey_levels(array: Array) -> tuple[str, ...]:
+    """Of (z, y, x) voxels; slice by slice, for one with a fraction comes soon."""
+    hottest = float(array.max())
+    if hottest <= MAX_WHOLE_SUV or not all(np.array_equal(plane, np.rint(plane)) for plane in array):
+        return ()
+    shown = f"{float(array.min()):.4g} to {hottest:.4g}"
+    return (f"the PET's values are whole numbers, {shown}: if they are a picture's grey levels, give the PET in SUV",)
