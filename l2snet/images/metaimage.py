@@ -42,6 +42,8 @@ TYPES = {
 SPACING = ("ElementSpacing", "ElementSize")
 ORIGIN = ("Offset", "Position", "Origin")
 MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+# Places (mm) and cosines that are written with other numbers of digits.
+ROUNDED = 1e-3
 MSB = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 ONCE = {
     *(*SPACING, *ORIGIN, *MATRIX, *MSB),
@@ -87,8 +89,8 @@ def read_header(path: Path) -> Header:
 
     Raises
     ------
-    InputError : its subject is the file; a field is missing, doubled or has no sense, the image is not 3D and scalar,
-        or the file is cut off.
+    InputError : its subject is the file; a field is missing, doubled, at odds with another or has no sense, the image
+        is not 3D and scalar, or the file is cut off.
     OSError : it cannot be opened.
     """
     fields, at = _fields(path)
@@ -121,8 +123,8 @@ def read_header(path: Path) -> Header:
     return Header(
         size=size,
         spacing_mm=_numbers(fields, SPACING, 3),
-        origin_mm=_numbers(fields, ORIGIN, 3, "0 0 0"),
-        axes=np.array(_numbers(fields, MATRIX, 9, "1 0 0 0 1 0 0 0 1")).reshape(3, 3),
+        origin_mm=_agreed(fields, ORIGIN, 3, "0 0 0"),
+        axes=np.array(_agreed(fields, MATRIX, 9, "1 0 0 0 1 0 0 0 1")).reshape(3, 3),
         dtype=dtype,
         compressed=compressed,
         file=file,
@@ -225,6 +227,19 @@ def _numbers(fields: Mapping[str, str], names: tuple[str, ...], count: int, defa
     """The first of the fields of these names."""
     name = next((name for name in names if name in fields), names[0])
     return _parsed(fields.get(name, default), name, count, float, "number(s)")
+
+
+def _agreed(fields: Mapping[str, str], names: tuple[str, ...], count: int, default: str) -> tuple[float, ...]:
+    """The numbers of all fields of these names, which must be the same."""
+    first, *others = [name for name in names if name in fields] or [names[0]]
+    values = _numbers(fields, (first,), count, default)
+    for other in others:
+        if not np.allclose(_numbers(fields, (other,), count), values, rtol=0, atol=ROUNDED):
+            raise InputError(
+                f"its header has the {first} {fields[first][:40]!r} and the {other} {fields[other][:40]!r}, which mean "
+                "the same; expected equal numbers: convert the image again"
+            )
+    return values
 
 
 def _parsed(text: str, name: str, count: int, parse: Callable[[str], T], what: str) -> tuple[T, ...]:
