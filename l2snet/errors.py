@@ -1,5 +1,10 @@
 """The errors a user is meant to read: one sentence of what was found, what was expected and what to do."""
 
+import re
+
+# What Python shows of an object that has no words for itself, such as "<_io.BytesIO object at 0x7f2b>".
+_OBJECT = re.compile(r"\s*<\S+ object at 0x[0-9a-fA-F]+>")
+
 
 class L2SNetError(Exception):
     """Base of every error whose message is written for the user."""
@@ -30,8 +35,8 @@ class TrainingError(L2SNetError):
 
 
 def reason(error: BaseException) -> str:
-    """What another program's error says on its last line, or its name where it says nothing."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """What another program's error says on its last line, without objects of it, or its name where it says nothing."""
+    lines = _OBJECT.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip()
 
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 from dicom_files import write_ct, write_pet
+from pydicom.uid import JPEG2000Lossless
 
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.volume import Geometry, Volume, write_volume
@@ -32,6 +34,7 @@ GRID = Geometry((24, 28, 32), WORKING_SPACING_MM, (-30.0, 20.0, -700.0))
 SMALL_PET = "is not in mm"  # the case is smaller than a body: every mask comes with this warning
 MET = {"f4": "FLOAT", "f8": "DOUBLE", "i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT"}
 MET |= {"i4": "INT", "u4": "UINT", "i8": "LONG_LONG", "u8": "ULONG_LONG"}
+NO_LENGTH = 0xFFFFFFFF  # of a DICOM sequence that says where it ends
 LONG_NAME = "n" * 251  # with .mha the 255 bytes that file systems allow
 
 Make = Callable[[Path], Volume | None]
@@ -247,6 +250,14 @@ def one_voxel(value: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
+def in_window(folder: Path) -> Volume:
+    """SUV 0 to 8 drawn in bytes: the body then has 32, and is all lesion to the networks; whence the warning."""
+    case(folder)
+    suv = phantom()[0]
+    mha(suv.with_array(np.round(suv.array / 8 * 255)), folder / PET, dtype="<u1")
+    return suv.with_array((suv.array > 0).astype(np.uint8))
+
+
 def swapped(shift: float = 0.0) -> Make:
     def make(folder: Path) -> None:
         suv, hu, _ = phantom()
@@ -410,6 +421,24 @@ def shorter(change: Callable[[bytes], bytes]) -> Make:
     return make
 
 
+def said_to_be_jpeg(folder: Path) -> None:
+    for path in (folder / "1").glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        dataset.save_as(path, enforce_file_format=True)
+
+
+def deep_beside(folder: Path) -> None:
+    """A file whose sequences, 3000 deep and without lengths, are opened as it is read."""
+    opened = struct.pack("<HH2sHI2HI", 0x0008, 0x1140, b"SQ", 0, NO_LENGTH, 0xFFFE, 0xE000, NO_LENGTH)
+    closed = struct.pack("<2HI2HI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    whole = (folder / "1/1-001.dcm").read_bytes()
+    after_meta = 144 + struct.unpack_from("<I", whole, 140)[0]
+    (folder / "1/zz.dcm").write_bytes(whole[:after_meta] + opened * 3000 + closed * 3000)
+
+
 def in_slices(*zero: int) -> tuple[float, ...]:
     """A RescaleSlope for every slice of a DICOM PET: 0 in these."""
     return tuple(0.0 if n in zero else 0.001 for n in range(GRID.size[0]))
@@ -467,6 +496,9 @@ HEADERS = (
     Trial("DimSize 3_2 28 24", with_pet(DimSize="3_2 28 24"), "whole number"),
     Trial("DimSize twice", with_pet(extra="DimSize = 4 4 4\n"), "DimSize twice"),
     Trial("ElementSpacing twice", with_pet(extra="ElementSpacing = 9 9 9\n"), "ElementSpacing twice"),
+    Trial("Offset and Position disagree", with_pet(Position="500 20 -700"), "Offset .* and the Position"),
+    Trial("Offset and Origin agree", with_pet(Origin="-30.0 20.0 -700.0001")),
+    Trial("TransformMatrix and Rotation disagree", with_pet(Rotation="0 1 0 1 0 0 0 0 1"), "and the Rotation"),
     Trial("DimSize of 20 digits", with_pet(DimSize="99999999999999999999 8 8"), "expected at most"),
     Trial("DimSize of 5000 digits", with_pet(DimSize="9" * 5000 + " 8 8"), "expected 3 whole number"),
     Trial("DimSize negative", with_pet(DimSize="-32 -28 24"), "no voxels"),
@@ -542,6 +574,7 @@ VALUES = (
     Trial("PET in Bq/ml", values(lambda suv: suv * 5000), "looks like Bq/ml"),
     Trial("PET in kBq/ml of a child", values(lambda suv: suv * 150), "looks like Bq/ml"),
     Trial("PET scaled to 0..0.1", values(lambda suv: suv / 80), "highest value is 0.1"),
+    Trial("PET in a window of 0..255, u1", in_window, warning="give the PET in SUV"),
     Trial("PET of one voxel alone", values(lambda suv: one_voxel(5.0)(suv * 0)), "no body was found"),
     Trial("CT constant", values(hu=lambda hu: hu * 0), "too little for HU"),
     Trial("CT of 0..1", values(hu=lambda hu: hu > 0), "too little for HU"),
@@ -689,6 +722,8 @@ DICOM = (
     Trial("DICOM with slope NaN", dicom(RescaleSlope="nan"), "RescaleSlope is nan"),
     Trial("DICOM with slope 0 in the lesion's slices", dicom(RescaleSlope=in_slices(12, 13)), "of 0 in 2 of 24 slices"),
     Trial("DICOM with slope 0 in an empty slice", dicom(RescaleSlope=in_slices(0)), beside=TABLES),
+    Trial("DICOM said to be JPEG 2000", dicom(said_to_be_jpeg), r"1-001\.dcm \(JPEG 2000 .*\) cannot be read: [^<>]*$"),
+    Trial("DICOM beside sequences 3000 deep", dicom(deep_beside), warning="passed over 1 file", beside=TABLES),
     Trial("DICOM without attenuation correction", dicom(CorrectedImage=["DECY"]), "attenuation corrected"),
     Trial("DICOM in Bq/ml, no weight", dicom(Units="BQML", PatientWeight=""), "PatientWeight"),
     Trial("DICOM that ends after its mark", lambda f: (f / "a").write_bytes(bytes(128) + b"DICM"), "no DICOM file"),
