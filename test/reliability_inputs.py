@@ -233,6 +233,20 @@ def elsewhere(place: Path) -> Callable[[Path], None]:
     return change
 
 
+def linked_socket(folder: Path) -> None:
+    sockets("images/pet", "images/ct")(folder)
+    elsewhere(Path("images/pet"))(folder)
+
+
+def linked_series(folder: Path) -> None:
+    """The series lie elsewhere, and there hold links to the folders above and to each other."""
+    for n, series in enumerate(("1", "2")):
+        elsewhere(Path(series))(folder)
+        (folder / series / "up").symlink_to("..")
+        (folder / series / "study").symlink_to(folder)
+        (folder / series / "other").symlink_to(folder.parent / f"elsewhere {2 - n}")
+
+
 def shut(place: str) -> Make:
     return after(lambda folder: (folder / place).chmod(0))
 
@@ -620,6 +634,8 @@ PLACES = (
 )
 SOCKETS = (
     Trial("inputs.json that names both", sockets("images/pet", "images/ct")),
+    Trial("inputs.json, PET's folder a symbolic link", after(linked_socket)),
+    Trial("inputs.json with images/ct/../pet", sockets("images/ct/../pet")),
     Trial("inputs.json of other things", inputs('[{"socket": {"relative_path": "x.json"}}, {}]')),
     Trial("inputs.json empty", inputs(""), "inputs.json cannot be read"),
     Trial("inputs.json cut off", inputs('[{"socket": {"relative'), "inputs.json cannot be read"),
@@ -628,7 +644,7 @@ SOCKETS = (
     Trial("inputs.json with a number of 5000 digits", inputs("[" + "9" * 5000 + "]"), "inputs.json cannot be read"),
     Trial("inputs.json that leaves the folder", sockets("../../etc/pet"), "outside the input folder"),
     Trial("inputs.json with an absolute path", sockets("/etc/pet"), "outside the input folder"),
-    Trial("inputs.json with NUL in a path", sockets("images\0/pet"), "inputs.json cannot be read"),
+    Trial("inputs.json with NUL in a path", sockets("images\0/pet"), "cannot be read|0 PET images"),
     Trial("inputs.json with half a character", sockets("\ud800/pet"), "inputs.json cannot be read|0 PET images"),
     Trial("inputs.json with a path of 5000", sockets("x" * 5000 + "/pet"), "cannot be read|0 PET images"),
     Trial("inputs.json with a name of 5000", sockets("images/pet", name="x" * 5000), "inputs.json cannot be read"),
@@ -711,6 +727,8 @@ DICOM = (
     Trial("DICOM", dicom(), mask_name="input.mha", beside=TABLES),
     Trial("DICOM beside a pipe", dicom(lambda f: os.mkfifo(f / "1" / "0")), beside=TABLES, missing=NO_PIPES),
     Trial("DICOM beside a link to itself", dicom(lambda f: (f / "a").symlink_to("a")), beside=TABLES),
+    Trial("DICOM whose series are symbolic links", dicom(linked_series), beside=TABLES),
+    Trial("DICOM with a link to the folder above", dicom(lambda f: (f / "1" / "up").symlink_to("..")), beside=TABLES),
     Trial("DICOM with a slice missing", dicom(lambda f: (f / "1" / "1-012.dcm").unlink()), "is one missing"),
     Trial("DICOM with a slice cut off", dicom(cut), "1-003.dcm"),
     Trial("DICOM of 65535 x 65535", dicom(Rows=65535, Columns=65535), "expected at most"),

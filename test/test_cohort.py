@@ -140,6 +140,15 @@ def test_a_broken_study_beside_several_is_a_case(tmp_path: Path):
     assert [case.name for case in find_cases(tmp_path)] == ["P/S1", "P/S2", "P/S3"]
 
 
+def test_studies_whose_series_are_links_are_cases(tmp_path: Path):
+    for n in (1, 2):
+        write_pet(tmp_path / "store" / f"PET {n}", StudyInstanceUID=f"1.2.{n}")
+        place = tmp_path / "in" / "P" / f"S{n}"
+        place.mkdir(parents=True)
+        (place / "PET").symlink_to(tmp_path / "store" / f"PET {n}")
+    assert [case.name for case in find_cases(tmp_path / "in")] == ["P/S1/PET", "P/S2/PET"]
+
+
 def test_what_belongs_to_a_study_or_is_no_image_is_no_case(tmp_path: Path, phantom: Callable[..., Case]):
     root = tmp_path / "in"
     for study in ("CD", "series"):

@@ -41,6 +41,7 @@ from l2snet.sources.dicom import (
 )
 from l2snet.sources.dicom_seg import read_segmentation
 from l2snet.sources.dicom_series import Series, read_ct, read_pet, stack
+from l2snet.sources.folders import walk
 from l2snet.sources.suv import TimeConvention
 from l2snet.volume import Geometry, read_volume
 
@@ -273,6 +274,27 @@ def test_a_patient_under_two_names_is_refused(tmp_path: Path):
     for path in paths:
         edit(path, PatientID="")  # an ID that is not there says nothing
     assert [study.patient for study in find_dicom_studies(tmp_path)] == ["A", "A", "B"]
+
+
+def test_series_behind_links_are_found_once_and_links_back_are_left(tmp_path: Path):
+    root, store = tmp_path / "patients" / "P" / "S", tmp_path / "store"
+    write_pet(store / "PET")
+    write_ct(store / "CT")
+    (root / "own").mkdir(parents=True)
+    for link, to in (
+        *((root / name, store / name) for name in ("PET", "CT")),
+        (root / "own" / "again", store / "PET"),
+        (root / "own" / "root", root),
+        (root / "own" / "patients", tmp_path / "patients"),
+        (store / "PET" / "store", store),
+        (store / "PET" / "CT", store / "CT"),
+        (store / "CT" / "all", tmp_path),
+        (store / "CT" / "circle", store / "CT" / "circle"),
+    ):
+        link.symlink_to(to)
+    series = series_of(root)
+    assert [(s.uid, len(s.headers)) for s in series] == [(PET_UID, 5), (CT_UID, 7)]
+    assert len(list(walk(root))) == 4
 
 
 def test_a_folder_without_dicom_and_one_of_two_studies_are_refused(tmp_path: Path):

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from l2snet.errors import InputError, L2SNetError, MissingPackageError, OutputError, reason
 from l2snet.sources import autopet, challenge
+from l2snet.sources.folders import walk
 from l2snet.sources.inputs import Kind, has_dicom, kind_of, kind_of_images
 
 KEY = ".anonymous_key"
@@ -143,7 +144,7 @@ def _under(child: Path, root: Path, results: Path | None) -> list[CohortCase]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    return sorted(place for place, *_ in walk(folder))
 
 
 def _studies(child: Path, images: Collection[Path], results: Path | None) -> list[Path]:

@@ -8,6 +8,7 @@ In: `/input/images/pet/<uuid>.mha` (SUV), `/input/images/ct/<uuid>.mha` (HU, on 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ def _sockets(folder: Path) -> dict[str, Path]:
 
 def _place(folder: Path, entry: dict[str, Any]) -> tuple[str, Path] | None:
     socket = entry.get("socket") or entry.get("interface") or {}
-    relative = Path(str(socket.get("relative_path", "")))
+    relative = Path(os.path.normpath(str(socket.get("relative_path", ""))))
     what = relative.name.lower()
     if what not in (PET, CT):
         return None
     place = folder / relative
-    if not place.resolve().is_relative_to(folder.resolve()):
+    if relative.is_absolute() or ".." in relative.parts:  # a link in the folder is the user's own, and is followed
         raise InputError(f"{INPUTS} points to {relative}, outside the input folder; expected a path inside it")
     name = Path(str((entry.get("image") or {}).get("name", ""))).name
     return what, place / name if name and (place / name).is_file() else place

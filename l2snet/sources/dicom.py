@@ -26,6 +26,7 @@ from l2snet.errors import InputError
 from l2snet.sources.dicom_enhanced import CT_IMAGE, ENHANCED, PET_IMAGE, frames
 from l2snet.sources.dicom_series import Series, stack
 from l2snet.sources.files import MIN_OVERLAP, check_covers
+from l2snet.sources.folders import walk
 from l2snet.volume import Geometry
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class DicomStudy:
 
 
 def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStudy]:
-    """The studies under `root`, in order of patient and name; one header of every folder is read.
+    """The studies under `root`, also through links, in order of patient and name; a header of every folder is read.
 
     A study takes its name, and its patient's, from its folders (PATIENT/STUDY/SERIES, as the TCIA's downloader lays
     them out). Where there is one folder alone, it gives both; where `root` is the study's, it gives the patient's, and
@@ -67,11 +68,11 @@ def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStud
     """
     folders: dict[str, list[Path]] = defaultdict(list)
     patients: dict[str, str] = {}
-    for folder, _, names in os.walk(root):
-        header = _first_header(Path(folder), names)
+    for folder, _, names in walk(root):
+        header = _first_header(folder, names)
         if header is not None:
             uid = str(header.get("StudyInstanceUID", ""))
-            folders[uid].append(Path(folder))
+            folders[uid].append(folder)
             patients[uid] = str(header.get("PatientID") or "")
     if not folders:
         raise InputError(f"no DICOM file was found under {root}; expected PATIENT/STUDY/SERIES folders of them")
@@ -90,9 +91,9 @@ def find_dicom_studies(root: Path, patients_once: bool = True) -> list[DicomStud
 
 def first_study_uid(folder: Path, deep: bool = True) -> str | None:
     """StudyInstanceUID of the first image of a study in a folder, at any depth or there alone; None without any."""
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in walk(folder):
         folders[:] = sorted(folders) if deep else []
-        header = _first_header(Path(place), names)
+        header = _first_header(place, names)
         if header is not None:
             return str(header.get("StudyInstanceUID", ""))
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,6 +13,7 @@ from l2snet.case import Case
 from l2snet.errors import MissingPackageError
 from l2snet.sources import autopet, challenge
 from l2snet.sources.files import read_case
+from l2snet.sources.folders import walk
 from l2snet.sources.suv import TimeConvention
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def kind_of_images(folder: Path) -> Kind | None:
 
 
 def has_dicom(folder: Path, deep: bool = True) -> bool:
-    """Whether there is any DICOM file, at any depth or in the folder itself."""
-    places = islice(os.walk(folder), None if deep else 1)
-    return any(is_dicom(Path(place) / name) for place, _, names in places for name in sorted(names))
+    """Whether there is any DICOM file, at any depth and through links, or in the folder itself."""
+    places = islice(walk(folder), None if deep else 1)
+    return any(is_dicom(place / name) for place, _, names in places for name in sorted(names))
 
 
 def is_dicom(path: Path) -> bool:
