@@ -23,7 +23,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from dicom_files import write_ct, write_pet
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.volume import Geometry, Volume, write_volume
@@ -425,14 +425,47 @@ def cut(folder: Path) -> None:
     path.write_bytes(whole[: len(whole) - 100])
 
 
-def shorter(change: Callable[[bytes], bytes]) -> Make:
-    """A study whose PET loses its last slice when the bytes of that are changed; the mask due is that of the rest."""
+def shorter(change: Callable[[Path], object]) -> Make:
+    """A study whose PET loses its last slice by a change; the mask due is that of the rest."""
 
     def make(folder: Path) -> Volume:
-        due = dicom(lambda f: (f / "1/1-024.dcm").write_bytes(change((f / "1/1-024.dcm").read_bytes())))(folder)
+        due = dicom(change)(folder)
         return Volume(due.array[:-1], replace(GRID, size=(23, 28, 32)))
 
     return make
+
+
+def last_slice(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def do(folder: Path) -> None:
+        path = folder / "1/1-024.dcm"
+        path.write_bytes(change(path.read_bytes()))
+
+    return do
+
+
+def deflated(before: int = 0, behind: int = 0, keep: float = 1.0) -> Callable[[Path], None]:
+    """Deflate the PET's files, the last with so many MB of zeros in elements of its own, or cut off."""
+
+    def bomb(whole: bytes) -> bytes:
+        at = 144 + struct.unpack_from("<I", whole, 140)[0]
+        pack = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+
+        def zeros(group: int, megabytes: int) -> bytes:
+            element = struct.pack("<HH2sHI", group, group, b"OB", 0, megabytes << 20) if megabytes else b""
+            return pack.compress(element) + b"".join(pack.compress(bytes(1 << 20)) for _ in range(megabytes))
+
+        body = zlib.decompress(whole[at:], -zlib.MAX_WBITS)
+        made = whole[:at] + zeros(0x0003, before) + pack.compress(body) + zeros(0xFFFC, behind) + pack.flush()
+        return made[: int(keep * len(made))]
+
+    def change(folder: Path) -> None:
+        for path in (folder / "1").glob("*.dcm"):
+            dataset = pydicom.dcmread(path)
+            dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            dataset.save_as(path, enforce_file_format=True)
+        last_slice(bomb)(folder)
+
+    return change
 
 
 def said_to_be_jpeg(folder: Path) -> None:
@@ -735,8 +768,15 @@ DICOM = (
     Trial("DICOM of more rows than pixels", dicom(Rows=56), "cannot be read"),
     *(
         Trial(f"DICOM whose last slice {what}", shorter(change), warning="passed over 1 file", beside=TABLES)
-        for what, change in (("is an empty file", lambda raw: b""), ("is cut in its header", lambda raw: raw[:400]))
+        for what, change in (
+            ("is an empty file", last_slice(lambda raw: b"")),
+            ("is cut in its header", last_slice(lambda raw: raw[:400])),
+            ("is deflated, and cut off", deflated(keep=0.9)),
+            ("inflates to 400 MB before its pixels", deflated(before=400)),
+        )
     ),
+    Trial("DICOM that inflates to 400 MB", dicom(deflated(behind=400)), r"1-024\.dcm inflates to over"),
+    Trial("DICOM deflated", dicom(deflated()), beside=TABLES),
     Trial("DICOM with slope NaN", dicom(RescaleSlope="nan"), "RescaleSlope is nan"),
     Trial("DICOM with slope 0 in the lesion's slices", dicom(RescaleSlope=in_slices(12, 13)), "of 0 in 2 of 24 slices"),
     Trial("DICOM with slope 0 in an empty slice", dicom(RescaleSlope=in_slices(0)), beside=TABLES),

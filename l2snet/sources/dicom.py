@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.misc import is_dicom
@@ -24,6 +24,7 @@ from pydicom.misc import is_dicom
 from l2snet.case import MIN_SLICES
 from l2snet.errors import InputError
 from l2snet.sources.dicom_enhanced import CT_IMAGE, ENHANCED, PET_IMAGE, frames
+from l2snet.sources.dicom_file import read_header
 from l2snet.sources.dicom_series import Series, stack
 from l2snet.sources.files import MIN_OVERLAP, check_covers
 from l2snet.sources.folders import walk
@@ -303,7 +304,7 @@ def _header(path: Path) -> Dataset | None:
         if not path.is_file():  # a pipe would be waited for
             return None
         with disable_value_validation():
-            header = dcmread(path, stop_before_pixels=True)
+            header = read_header(path)
     except (
         *(InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, struct.error, zlib.error),
         RecursionError,  # sequences within sequences, without end

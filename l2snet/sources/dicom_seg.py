@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from l2snet.errors import InputError, reason
+from l2snet.sources.dicom_file import read_whole
 from l2snet.volume import SAME_GRID_VOXELS, Array, Geometry, Volume
 
 # A voxel of a fractional segmentation is lesion from half of the highest value on.
@@ -35,7 +37,7 @@ def read_segmentation(path: Path, grid: Geometry) -> Segmentation:
     InputError : the file cannot be read, or its frames do not lie on `grid`, to a tenth of a voxel.
     """
     try:
-        dataset = dcmread(path)
+        dataset = read_whole(path)
         labels = tuple(str(item.get("SegmentLabel", "")) for item in dataset.SegmentSequence)
         frames = _lesion_frames(dataset)
         mask = np.zeros(grid.size, dtype=np.uint8)
@@ -43,7 +45,7 @@ def read_segmentation(path: Path, grid: Geometry) -> Segmentation:
             _place(mask, frame, _plane(dataset, item), grid)
     except InputError as error:
         raise InputError(f"the DICOM SEG {path.name} {error}") from error
-    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, OSError, EOFError) as error:
+    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"the DICOM SEG {path.name} cannot be read: {reason(error)}; download it again") from error
     return Segmentation(Volume(mask, grid), labels)
 

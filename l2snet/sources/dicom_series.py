@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
@@ -19,6 +20,7 @@ from pydicom.multival import MultiValue
 from l2snet.case import AIR_HU, MIN_SLICES
 from l2snet.errors import InputError, reason
 from l2snet.images.claims import check_size
+from l2snet.sources.dicom_file import read_whole
 from l2snet.sources.suv import KEYWORDS, PetHeader, SuvFactors, TimeConvention, suv_factors
 from l2snet.volume import SAME_GRID_VOXELS, Array, Geometry, Volume
 
@@ -214,8 +216,13 @@ def _place(header: Dataset) -> tuple[str, int]:
 def _stored(path: Path, header: Dataset, what: str) -> Array:
     """A file's pixels as they are stored, decompressed."""
     try:
-        pixels: Array = dcmread(path).pixel_array
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError, struct.error) as error:
+        pixels: Array = read_whole(path).pixel_array
+    except InputError as error:
+        raise InputError(f"{what} {path.name} {error}") from error
+    except (
+        *(RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError),
+        *(struct.error, zlib.error),
+    ) as error:
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         named = "no TransferSyntaxUID" if syntax is None else syntax.name
         raise InputError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException
 from pydicom.sr.codedict import codes
@@ -25,6 +25,7 @@ from l2snet import __version__
 from l2snet.errors import OutputError, reason
 from l2snet.files import aside_of
 from l2snet.sources.dicom_enhanced import copied
+from l2snet.sources.dicom_file import read_header
 from l2snet.sources.dicom_series import Stack
 from l2snet.volume import Array
 
@@ -91,7 +92,7 @@ class Reference:
             headers = tuple(_completed(header, stack) for header in stack.headers)
             if not any(numbers):
                 return cls(headers, None, headers)
-            image = dcmread(Path(str(stack.headers[0].filename)), stop_before_pixels=True)
+            image = read_header(Path(str(stack.headers[0].filename)))
             return cls((_completed(image, stack),), np.argsort(numbers), headers)
 
     def in_file_order(self, array: Array) -> Array:

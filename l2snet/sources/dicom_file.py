@@ -1,0 +1,83 @@
+"""DICOM files, in memory that is bounded by their size: a deflated one may inflate to a thousand times its own."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from l2snet.errors import InputError
+
+# A deflated file, its pixels left out, may inflate to so much, and so many times its size: text does to a tenth of it.
+MAX_HEADER_BYTES, MAX_HEADER_RATIO = 1 << 20, 64
+# Preamble, mark, and the element that says how long the rest of the meta information is.
+META_AT = 128 + 4 + 12
+PIXELS = 0x7FE00008  # the first tag of any kind of pixels
+
+
+def read_header(path: Path) -> FileDataset:
+    """A file's header, without its pixels.
+
+    Raises
+    ------
+    EOFError : it is deflated, and its header is cut off or longer than a header may be.
+    What pydicom and zlib raise.
+    """
+    meta = read_file_meta_info(path)
+    if not _is_deflated(meta):
+        return dcmread(path, stop_before_pixels=True)
+    most = _header_bytes(path)
+    inflated = BytesIO(_inflated(path, meta, most))
+    header = read_dataset(inflated, False, True, stop_when=lambda tag, _vr, _length: tag >= PIXELS)
+    if inflated.tell() == most:
+        raise EOFError(f"its header has more than {most} bytes")
+    return FileDataset(path, header, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+
+
+def read_whole(path: Path) -> FileDataset:
+    """A file with its pixels.
+
+    Raises
+    ------
+    InputError : its subject is the file; it is deflated, and inflates to more than its header and pixels may take.
+    What pydicom and zlib raise.
+    """
+    meta = read_file_meta_info(path)
+    if _is_deflated(meta):
+        most = _header_bytes(path) + _pixel_bytes(read_header(path))
+        if len(_inflated(path, meta, most)) == most:
+            raise InputError(
+                f"inflates to over {most} bytes, more than its pixels can take; export it again, not deflated"
+            )
+    return dcmread(path)
+
+
+def _is_deflated(meta: FileMetaDataset) -> bool:
+    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+
+
+def _header_bytes(path: Path) -> int:
+    return MAX_HEADER_BYTES + MAX_HEADER_RATIO * path.stat().st_size
+
+
+def _pixel_bytes(header: Dataset) -> int:
+    """What all frames take by their header, in whole bytes a value; 0 where it does not say."""
+    rows, columns, bits = (int(header.get(side) or 0) for side in ("Rows", "Columns", "BitsAllocated"))
+    samples, frames = (int(header.get(number) or 1) for number in ("SamplesPerPixel", "NumberOfFrames"))
+    return rows * columns * samples * frames * ((bits + 7) // 8)
+
+
+def _inflated(path: Path, meta: FileMetaDataset, most: int) -> bytes:
+    """What follows the meta information, `most` bytes at the most."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        file.seek(META_AT + int(meta.FileMetaInformationGroupLength))
+        raw = stream.decompress(file.read(), most)
+    if len(raw) < most and not stream.eof:
+        raise EOFError("it was cut off")
+    return raw
