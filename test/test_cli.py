@@ -6,6 +6,7 @@ The networks here answer with the PET over 10, so that the one run that succeeds
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -488,3 +489,17 @@ def test_debug_shows_the_traceback_before_the_sentence(tmp_path: Path, debug: bo
     assert done.stderr.rstrip("\n").splitlines()[-1].startswith("error: there is no input folder")
     assert done.returncode == 1
     assert done.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the locale has no say in names there")
+def test_names_in_unicode_in_a_locale_without(tmp_path: Path, weights: Path, phantom: Phantom, write_case: WriteCase):
+    name = "病人 Ünï"
+    folder = write_case(tmp_path / "Žižka", phantom(name=name))
+    arguments = ("predict", folder, tmp_path / "out ☢", "--weights", weights, "--device", "cpu")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "l2snet", *arguments]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mask = f"images/automated-petct-lesion-segmentation/{name}.mha"
+    assert [str(path) for path in files(tmp_path / "out ☢")] == [mask, "manifest.json"]
+    assert name in done.stderr.decode("utf-8")

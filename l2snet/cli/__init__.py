@@ -58,7 +58,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error ends as one sentence on the last line of stderr and a non-zero exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = _own_arguments() if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     level = logging.INFO if is_first_process() else logging.ERROR
@@ -85,6 +85,16 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # Typer takes the interrupt for itself
         _fail("interrupted", INTERRUPTED, debug=False)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _own_arguments() -> list[str]:
+    """The process's own; it begins again in UTF-8 mode where the locale says that names are in another encoding.
+
+    ITK takes names in UTF-8 alone, results are written in it, and Python cannot change its mind later.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # itself
+    return sys.argv[1:]
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
