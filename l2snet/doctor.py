@@ -5,7 +5,6 @@ Nothing but the standard library is imported before the packages are known to be
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from l2snet import __version__
 from l2snet.errors import L2SNetError, reason
+from l2snet.machine import cpus
 from l2snet.openvino_quiet import import_openvino
 
 # What inference needs, under its name as a module too, and what the extras add for those who do not train.
@@ -80,9 +80,8 @@ def device_used(device: str) -> Finding:
     def said() -> str:
         if choose_device(device) == "cuda":
             return "CUDA: its library loads and a network starts there"
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         why = "--device cpu was given" if device == "cpu" else f"CUDA cannot be used: {cuda_problem()}"
-        return f"CPU, {cpus} cores ({why})"
+        return f"CPU, {cpus()} cores ({why})"
 
     return _try("device", said)
 

@@ -57,4 +57,4 @@ def write_text(text: str, path: Path) -> None:
     OutputError : it cannot be written.
     """
     with whole(path) as aside:
-        aside.write_text(text, "utf-8")
+        aside.write_text(text, "utf-8", newline="\n")  # the same bytes on every system

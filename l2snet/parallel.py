@@ -18,6 +18,8 @@ from l2snet.errors import L2SNetError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+# Python's pool refuses more there, as Windows waits for 63 things at most.
+MOST_ON_WINDOWS = 61
 # What this process, where it is a worker, does with its jobs.
 _worker: dict[str, Callable[[Any], Any]] = {}
 
@@ -54,6 +56,8 @@ def run_in_processes(
 ) -> Iterator[tuple[Job, Result]]:
     """As `run_jobs`, and in a process of its own even where there is one worker."""
     lost: list[Job] = []
+    if sys.platform == "win32":
+        workers = min(workers, MOST_ON_WINDOWS)
     # Spawned, not forked: the threads of the progress bar and of SimpleITK do not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (function,)) as pool:
         futures = {pool.submit(_run, job): job for job in jobs}

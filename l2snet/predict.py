@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from l2snet import __version__
 from l2snet.case import Case
 from l2snet.errors import InputError, OutputError
 from l2snet.files import left_aside, whole, write_text
+from l2snet.machine import cpus, peak_memory_mib, process_age_seconds
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
 from l2snet.pipeline import Method, Segmentation
 from l2snet.results import Measuring, check_measuring, write_measured
@@ -211,12 +211,12 @@ def manifest(
         **{name: round(score, 4) for name, score in result.scores.items()},
         "lesion_ml": round(mask_ml(result), 3),
         "seconds": {
-            "start": round(_process_age_seconds() - total_seconds, 3),
+            "start": round(process_age_seconds() - total_seconds, 3),
             "read": round(reading_seconds, 3),
             **result.seconds,
-            "total": round(_process_age_seconds(), 3),
+            "total": round(process_age_seconds(), 3),
         },
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cpus(),
         "peak_memory_mib": peak_memory_mib(),
     }
 
@@ -226,48 +226,20 @@ def mask_ml(result: Segmentation) -> float:
     return int(result.mask.array.sum()) * result.mask.geometry.voxel_ml
 
 
-def peak_memory_mib() -> int | None:
-    """Largest resident memory of this process so far; None on Windows."""
-    try:  # Linux; getrusage would begin with the peak of the process that started this one
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) // 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
-
-
 # Of a time limit, what is kept for the fusion and for writing.
 KEPT_SHARE = 0.1
 
 
 def networks_deadline(limit_seconds: float) -> float:
     """When networks must be done, of `time.perf_counter()`, for a result so many seconds after the process began."""
-    return time.perf_counter() - _process_age_seconds() + (1 - KEPT_SHARE) * limit_seconds
+    return time.perf_counter() - process_age_seconds() + (1 - KEPT_SHARE) * limit_seconds
 
 
 def warn_of_limit(limit_seconds: float | None) -> None:
     """Say in the log that a result came after its time limit."""
-    seconds = _process_age_seconds()
+    seconds = process_age_seconds()
     if limit_seconds is not None and seconds > limit_seconds:
         logger.warning("the result took %.0f s; the time limit was %.0f s", seconds, limit_seconds)
-
-
-_STARTED = time.perf_counter()
-
-
-def _process_age_seconds() -> float:
-    """Seconds since the process began (Linux), or since this module was imported."""
-    try:
-        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return uptime - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return time.perf_counter() - _STARTED
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2snet.errors import reason
-from l2snet.predict import peak_memory_mib
+from l2snet.machine import peak_memory_mib
 from l2snet.sliding_window import STEP, positions
 from l2snet.volume import Array
 from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, NetworkConfig, read_config

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from l2snet.evaluation.pairs import find_mask, find_truths, mask_in, read_mask, 
 from l2snet.evaluation.records import Records, fingerprint, write_json
 from l2snet.evaluation.summary import LEVEL, RESAMPLES, SEED, Row, markdown, summaries
 from l2snet.files import write_text
+from l2snet.machine import cpus
 from l2snet.parallel import keep_freed_memory, run_jobs
 from l2snet.progress import track
 from l2snet.volume import Array, Geometry
@@ -134,7 +134,7 @@ def evaluate(
     jobs = [Job(case, path, rows, settings, records) for case, path in truths.items()]
     outcomes: list[Outcome] = []
     try:
-        workers = min(workers or _cpus(), len(jobs))
+        workers = min(workers or cpus(), len(jobs))
         for _, outcome in track(run_jobs(run_job, jobs, workers), "cases", len(jobs)):
             outcomes.append(outcome)
             for row, sentence in outcome.failures.items():
@@ -231,7 +231,3 @@ def write_results(
 
 def _sentence(error: Exception) -> str:
     return str(error) if isinstance(error, L2SNetError) else f"{type(error).__name__}: {reason(error)}"
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
