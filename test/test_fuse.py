@@ -40,6 +40,12 @@ def test_adaptive_at_the_thresholds(probability: float, cue: float, expected: di
     assert mask.item() == expected[off_cue]
 
 
+def test_adaptive_has_the_papers_thresholds_unless_told():
+    probability = np.array([[[0.1, 0.11, 0.5, 0.51]] * 2], np.float32)
+    cue = np.array([[[0.51] * 4, [0.5] * 4]], np.float32)
+    assert adaptive(probability, cue).tolist() == [[[0, 1, 1, 1], [0, 0, 0, 1]]]
+
+
 def test_adaptive_takes_all_thresholds_from_its_arguments():
     probability = np.array([[[0.25, 0.35, 0.65, 0.75]] * 2], np.float32)
     cue = np.array([[[0.15] * 4, [0.25] * 4]], np.float32)
@@ -67,8 +73,8 @@ def line(runs: Runs) -> np.ndarray:
     return array
 
 
-def marked(probability: Runs, cue: Runs) -> list[int]:
-    mask = components(line(probability), line(cue))
+def marked(probability: Runs, cue: Runs, scale: float = 1.0) -> list[int]:
+    mask = components(line(probability), line(cue), scale)
     assert mask.dtype == np.uint8
     assert mask.shape == (1, 1, LENGTH)
     assert set(np.unique(mask)) <= {0, 1}
@@ -206,8 +212,21 @@ def test_components_are_18_connected(step: tuple[int, int, int], joined: bool):
     probability = np.zeros((4, 4, 62), np.float32)
     probability[0, 0, :30] = 0.95
     probability[step[0], step[1], 29 + step[2] : 59 + step[2]] = 0.95
-    mask = components(probability, np.ones_like(probability))
+    cue = np.zeros_like(probability)
+    cue[0, 0, :30] = 1.0  # on one of the bars
+    mask = components(probability, cue)
     assert mask.sum() == (60 if joined else 0)
+
+
+@pytest.mark.parametrize(("step", "joined"), [((0, 1, 1), True), ((1, 1, 1), False)], ids=["edge", "corner"])
+def test_cues_are_18_connected(step: tuple[int, int, int], joined: bool):
+    # Beside a sure lesion, two bars of cue that the result misses: a voxel for each component of them.
+    probability = np.zeros((4, 4, 62), np.float32)
+    probability[0, 0, :30] = probability[step[0], step[1], 29 + step[2] : 59 + step[2]] = 0.2
+    cue = (probability > 0).astype(np.float32)
+    probability[3, 3, :60] = 0.95
+    cue[3, 3, :60] = 1.0
+    assert components(probability, cue).sum() == 60 + (1 if joined else 2)
 
 
 # Rule 3: each cue component that the result misses.
@@ -242,6 +261,7 @@ def test_rule_3_a_cue_beside_the_kept_part_is_missed():
         (35, 0.1, False),  # not above 0.1, and no larger than A = 35
         (36, 0.1, True),
         (36, 2e-5, True),
+        (36, 1e-5, True),
         (36, 0.9e-5, False),  # under 1e-5
         (36, 0.0, False),
         (35, 0.11, True),  # above 0.1 the size does not matter
@@ -289,3 +309,25 @@ def test_rule_3_each_low_component_moves_a_one_further():
     probability, cue, starts = faint_cues(40, 46, 48, 50)
     second: Runs = {(70, 90): 0.6, (80, 81): 0.7}  # off the cue: its highest voxel
     assert marked({**SURE, **second, **probability}, {**SURE_CUE, **cue}) == [*span(0, 60), 80, *starts]
+
+
+# Voxels of another grid: each of these counts for two.
+
+
+def test_scale_counts_in_rule_1():
+    assert marked({(0, 25): 0.95}, {(0, 25): 1.0}, 2.0) == span(0, 25)  # 50 above 0.9
+    assert marked({(0, 75): 0.6, (0, 24): 0.95}, {(0, 75): 1.0}, 2.0) == span(0, 24)  # 150 above 0.5
+    assert marked({(0, 74): 0.6, (0, 24): 0.95}, {(0, 74): 1.0}, 2.0) == []
+
+
+def test_scale_counts_in_rule_2():
+    other: Runs = {(100, 110): 0.95, (120, 129): 0.95}  # 20 and 18
+    cue: Runs = {**SURE_CUE, (100, 110): 1.0, (120, 129): 1.0}
+    assert marked({**SURE, **other}, cue, 2.0) == [*span(0, 60), *span(100, 110), 120]
+
+
+def test_scale_counts_in_rule_3():
+    probability, cue, starts = faint_cues(17, 18)  # 34 and 36, and A is 35
+    assert marked({**SURE, **probability}, {**SURE_CUE, **cue}, 2.0) == [*span(0, 60), starts[1]]
+    probability, cue, starts = faint_cues(20, 23, 24, 25)  # A is 40
+    assert marked({**SURE, **probability}, {**SURE_CUE, **cue}, 2.0) == [*span(0, 60), *starts[1:]]

@@ -170,7 +170,7 @@ def suv_factors(slices: Sequence[PetHeader], convention: TimeConvention) -> SuvF
 def _stated_factors(slices: Sequence[PetHeader]) -> SuvFactors:
     """Of a PET that is SUV already, by body weight or by something else of the body."""
     first = slices[0]
-    kind = first.suv_type or STATED_SUV[first.units or ""]
+    kind = first.suv_type or STATED_SUV[str(first.units)]
     if kind not in SUV_TYPES:
         raise InputError(
             f"the PET's SUVType is {kind}; expected {', '.join(SUV_TYPES)}: use the series in BQML instead"
@@ -314,9 +314,10 @@ def local_moment(text: str, field: str, utc_offset: str | None) -> datetime:
     ------
     InputError : it is none; the sentence names the field.
     """
-    plain, offset = text.strip(), OFFSET.search(text)
-    moment = _day(plain[:8], field) + _time(plain[8:].partition(offset.group())[0] if offset else plain[8:], field)
-    local = OFFSET.fullmatch((utc_offset or "").strip())
+    day, rest = text.strip()[:8], text.strip()[8:]
+    offset = OFFSET.search(rest)
+    moment = _day(day, field) + _time(rest[: offset.start()] if offset else rest, field)
+    local = OFFSET.fullmatch(utc_offset.strip()) if utc_offset else None
     if offset is None or local is None:
         return moment
     return moment.replace(tzinfo=_zone(offset)).astimezone(_zone(local)).replace(tzinfo=UTC)
