@@ -169,7 +169,7 @@ class Geometry:
         low, high = corners.min(axis=0), corners.max(axis=0)
         spacing = np.asarray(spacing_mm)
         # A thousandth of a voxel is forgiven, so that rounding does not add a slice.
-        size = np.maximum(1, np.ceil((high - low) / spacing - 1e-3).astype(int))
+        size = np.maximum(1, np.ceil((high - low) / spacing - 1e-3))
         centre = (low + high) / 2
         first = centre - (size - 1) / 2 * spacing
         return Geometry(

@@ -179,6 +179,11 @@ def test_surface_dice_along_a_line(spacing_mm: tuple[float, float, float], toler
     assert surface_dice(line(4, 10), line(2, 6), spacing_mm, tolerance_mm) == pytest.approx(expected)
 
 
+def test_surface_dice_without_a_surface():
+    assert math.isnan(surface_dice(EMPTY, EMPTY, CUBE_MM, 1.0))
+    assert surface_dice(EMPTY, FULL, CUBE_MM, 1.0) == surface_dice(FULL, EMPTY, CUBE_MM, 1.0) == 0.0
+
+
 def test_surface_dice_looks_at_the_surface_alone():
     """The middle of a block of 3 x 3 x 3 is not of its 26 surface voxels."""
     block = np.zeros((5, 5, 5), bool)

@@ -250,6 +250,24 @@ def test_cover_holds_all_corners_of_an_oblique_grid_and_not_a_voxel_more(reorder
     assert (high - low < extent + spacing[::-1]).all()
 
 
+def test_cover_has_at_least_one_voxel():
+    speck = Geometry((1, 1, 1), (0.5, 0.5, 0.5))
+    assert speck.axis_aligned_cover((1000.0, 5.0, 0.5)).size == (1, 1, 1)
+
+
+def test_covered_is_the_share_along_each_axis_of_the_other():
+    # 6 mm along z, 6 along y, 4 along x; moved by 1.5 mm up, 3 mm forward and out along x.
+    moved = replace(PLAIN, origin_mm=(10.0 + 4.0, 20.0 - 3.0, 30.0 + 1.5))
+    assert moved.covered(PLAIN) == pytest.approx((0.75, 0.5, 0.0))
+    assert PLAIN.covered(PLAIN.crop((0, 0, 0), (1, 1, 1))) == pytest.approx((1.0, 1.0, 1.0))
+    assert PLAIN.crop((1, 0, 3), (1, 2, 4)).covered(PLAIN) == pytest.approx((1 / 2, 2 / 3, 1 / 4))
+    gone = replace(PLAIN, origin_mm=(100.0, 200.0, 300.0))
+    assert gone.covered(PLAIN) == (0.0, 0.0, 0.0)
+    # Along the other's axes, wherever these run: its y spans 9 to 15 mm of L, of which PLAIN reaches 9.5 to 13.5.
+    turned = replace(PLAIN, direction=((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)))
+    assert PLAIN.covered(turned) == pytest.approx((1.0, 4 / 6, 1.0))
+
+
 # --- Volume, to_grid ---
 
 
@@ -370,6 +388,56 @@ def test_scaled_integers_are_no_integers(tmp_path: Path):
     nibabel.save(image, tmp_path / "image.nii.gz")
     found = read_volume(tmp_path / "image.nii.gz", "PET", keep_integers=True).array
     np.testing.assert_array_equal(found, values.T / np.float32(2))
+
+
+# What is left of a file of 1.4 MB of voxels: as many bytes as voxels have, or fewer; or a byte of it damaged.
+VOXEL_BYTES = 4 * 70**3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "whole"),
+    [
+        (".nii", lambda raw: raw[:VOXEL_BYTES], True),
+        (".nii", lambda raw: raw[: VOXEL_BYTES - 1], False),
+        (".nii", lambda raw: b"", False),
+        (".nii.gz", lambda raw: raw, True),
+        (".nii.gz", lambda raw: raw[: len(raw) // 2], False),
+        (".nii.gz", lambda raw: raw[:10] + b"\xff" + raw[11:], False),  # no kind of block that deflate has
+    ],
+)
+def test_a_nifti_that_itk_cut_off_without_a_word_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str, change: Callable[[bytes], bytes], whole: bool
+):
+    volume = Volume(np.random.default_rng(0).random((70, 70, 70), np.float32), Geometry((70, 70, 70)))
+    write = sitk.WriteImage
+
+    def write_and_change(image: sitk.Image, name: str, **options: bool) -> None:
+        write(image, name, **options)
+        Path(name).write_bytes(change(Path(name).read_bytes()))
+
+    monkeypatch.setattr(sitk, "WriteImage", write_and_change)
+    if whole:
+        write_volume(volume, tmp_path / f"image{suffix}", compress=True)
+        return
+    with pytest.raises(OutputError, match=r"\(the file was cut off; is the disk full\?\); choose"):
+        write_volume(volume, tmp_path / f"image{suffix}", compress=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spacing_mm", [0.25, 0.5, 4.0])
+def test_a_nifti_may_have_small_voxels(tmp_path: Path, spacing_mm: float):
+    grid = Geometry((2, 3, 4), (spacing_mm,) * 3)
+    write_volume(numbered(grid), tmp_path / "image.nii", compress=False)
+    assert read_volume(tmp_path / "image.nii", "PET").geometry.matches(grid)
+
+
+def test_a_nifti_whose_axes_lead_nowhere_is_refused(tmp_path: Path):
+    write_volume(numbered(PLAIN), tmp_path / "image.nii", compress=False)
+    raw = bytearray((tmp_path / "image.nii").read_bytes())
+    struct.pack_into("<12f", raw, 280, *[0.0] * 12)  # srow_x, srow_y, srow_z
+    (tmp_path / "image.nii").write_bytes(raw)
+    with pytest.raises(InputError, match=r"^PET: image\.nii: a voxel spacing of \(0\.0, 0\.0, 0\.0\) mm was found"):
+        read_volume(tmp_path / "image.nii", "PET")
 
 
 def test_a_nifti_that_says_nothing_of_its_place_is_read_as_simpleitk_does(tmp_path: Path):

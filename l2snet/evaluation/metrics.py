@@ -61,7 +61,7 @@ class Components:
         untouched: Array = self.overlap == 0
         return untouched
 
-    def found(self, least_overlap: float = 0.0) -> Array:
+    def found(self, least_overlap: float) -> Array:
         """(n,) bool: components of which the other mask has a voxel, and at least this fraction (0 to 1)."""
         found: Array = (self.overlap > 0) & (self.overlap >= least_overlap * self.voxels)
         return found
@@ -133,7 +133,7 @@ def measure(
     prediction_ml = (counts.true_positive + counts.false_positive) * voxel_ml
     # One after the other, so that the labels of one mask alone are held.
     lesions, found, missed = _counted(components(truth, prediction), least_overlap)
-    marks, _, wrong = _counted(components(prediction, truth))
+    marks, _, wrong = _counted(components(prediction, truth), least_overlap)
     untouched = len(wrong)
     return Scores(
         dice=counts.dice if lesions else UNDEFINED,
@@ -153,7 +153,7 @@ def measure(
     )
 
 
-def _counted(parts: Components, least_overlap: float = 0.0) -> tuple[int, int, Array]:
+def _counted(parts: Components, least_overlap: float) -> tuple[int, int, Array]:
     """Number of components, number found, and the sizes in voxels of those untouched."""
     return len(parts.voxels), int(parts.found(least_overlap).sum()), parts.voxels[parts.untouched]
 
@@ -169,7 +169,7 @@ def confusion(truth: Array, prediction: Array) -> Confusion:
         from grand_challenge_metrics.stats import calculate_confusion_matrix
     except ImportError as error:
         raise MissingPackageError("evaluation", "evaluate") from error
-    truth, prediction = truth.astype(bool, copy=False), prediction.astype(bool, copy=False)
+    truth, prediction = np.asarray(truth, bool), np.asarray(prediction, bool)
     # It goes over its input for every entry, so it gets only the voxels that are in a mask. Its Dice is float32 and
     # warns of 0/0, so Dice is taken from its counts.
     either = truth | prediction
@@ -188,7 +188,7 @@ def components(mask: Array, other: Array) -> Components:
         import cc3d
     except ImportError as error:
         raise MissingPackageError("evaluation", "evaluate") from error
-    mask, other = mask.astype(bool, copy=False), other.astype(bool, copy=False)
+    mask, other = np.asarray(mask, bool), np.asarray(other, bool)
     labels, count = cc3d.connected_components(mask, connectivity=NEIGHBOURS, return_N=True)
     inside, touches = labels[mask], other[mask]
     voxels, overlap = (
@@ -238,7 +238,7 @@ def _surface(mask: Array) -> Array:
 
 def _boxed(truth: Array, prediction: Array) -> tuple[Array, Array]:
     """Both masks as bool, cut to the box that holds them: most of a body is neither."""
-    truth, prediction = truth.astype(bool, copy=False), prediction.astype(bool, copy=False)
+    truth, prediction = np.asarray(truth, bool), np.asarray(prediction, bool)
     either = truth | prediction
     box: tuple[slice, ...] = ()
     for axis in range(3):
