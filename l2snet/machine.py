@@ -1,13 +1,11 @@
-"""What is asked of the operating system, and what serves where it does not say: Linux says all of it.
-
-Nothing else of the package may need a part of Python that some systems lack.
-"""
+"""What is asked of the operating system, and what serves where it does not say: Linux says all of it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _STARTED = time.perf_counter()
@@ -26,19 +24,19 @@ def peak_memory_mib() -> int | None:
         return int(status.partition("VmHWM:")[2].split()[0]) // 1024
     except (OSError, ValueError, IndexError):
         pass
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
 
 
 def process_age_seconds() -> float:
     """Seconds since the process began (Linux), or since this module was imported."""
-    try:
-        ticks = float((PROC / "self" / "stat").read_text("utf-8").rpartition(")")[2].split()[19])
-        uptime = float((PROC / "uptime").read_text("utf-8").split()[0])
-        return uptime - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return time.perf_counter() - _STARTED
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, ValueError, IndexError):
+            ticks = float((PROC / "self" / "stat").read_text("utf-8").rpartition(")")[2].split()[19])
+            uptime = float((PROC / "uptime").read_text("utf-8").split()[0])
+            return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter() - _STARTED

@@ -46,12 +46,17 @@ def test_without_proc_the_peak_is_that_of_getrusage(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("no_proc")
 def test_where_nothing_says_it_there_is_no_peak(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "resource", None)  # an ImportError, as on Windows
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)  # an ImportError, as there
     assert machine.peak_memory_mib() is None
 
 
 @pytest.mark.usefixtures("no_proc")
-def test_without_proc_the_age_counts_from_the_import():
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_without_proc_the_age_counts_from_the_import(monkeypatch: pytest.MonkeyPatch, platform: str):
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "win32":
+        monkeypatch.delattr(os, "sysconf", raising=False)
     before = time.perf_counter() - machine._STARTED
     assert before <= machine.process_age_seconds() <= time.perf_counter() - machine._STARTED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def measure(one: Format, sizes: Sequence[Sequence[int]], crop: Sequence[int], re
 
 def _forget(files: Sequence[Path]) -> None:
     """Ask the kernel to drop what it keeps of these files in memory (Linux)."""
-    if not hasattr(os, "posix_fadvise"):
+    if not sys.platform.startswith("linux"):
         return
     for file in files:
         with file.open("rb") as handle:
