@@ -24,12 +24,13 @@ def peak_memory_mib() -> int | None:
         return int(status.partition("VmHWM:")[2].split()[0]) // 1024
     except (OSError, ValueError, IndexError):
         pass
-    if sys.platform == "win32":
-        return None
-    import resource
+    peak_mib = None
+    if sys.platform != "win32":
+        import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak_mib = int(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+    return peak_mib
 
 
 def process_age_seconds() -> float:

@@ -121,12 +121,11 @@ def measure(one: Format, sizes: Sequence[Sequence[int]], crop: Sequence[int], re
 
 def _forget(files: Sequence[Path]) -> None:
     """Ask the kernel to drop what it keeps of these files in memory (Linux)."""
-    if not sys.platform.startswith("linux"):
-        return
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if sys.platform.startswith("linux"):
+        for file in files:
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def table(measured: Mapping[str, Measured], cases: int) -> str:
