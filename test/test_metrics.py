@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from l2snet.errors import MissingPackageError
 from l2snet.evaluation.compare import agreement
-from l2snet.evaluation.metrics import Confusion, components, confusion, measure, surface_dice
+from l2snet.evaluation.metrics import Confusion, _boxed, components, confusion, measure, surface_dice
 
 SHAPE = (4, 5, 6)
 EMPTY = np.zeros(SHAPE, np.uint8)
@@ -151,6 +154,23 @@ def test_each_component_has_its_own_counts():
     by_size = sorted(zip(parts.voxels.tolist(), parts.overlap.tolist(), strict=True))
     assert by_size == [(1, 0), (2, 1), (3, 0)]
     np.testing.assert_array_equal(parts.labels > 0, PREDICTION > 0)
+
+
+def test_what_is_counted_is_the_smallest_box_around_both_masks():
+    boxed = _boxed(mask((1, 2, 3), (1, 2, 4)), mask((2, 4, 3)))
+    assert [array.shape for array in boxed] == [(2, 3, 2)] * 2  # z 1 to 2, y 2 to 4, x 3 to 4
+    assert [np.argwhere(array).tolist() for array in boxed] == [[[0, 0, 0], [0, 0, 1]], [[1, 2, 0]]]
+    assert [array.shape for array in _boxed(EMPTY, EMPTY)] == [(0, 0, 0)] * 2
+
+
+@pytest.mark.parametrize(("count", "package"), [(confusion, "grand_challenge_metrics.stats"), (components, "cc3d")])
+def test_without_its_packages_evaluation_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, count: Callable[..., object], package: str
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError) as refused:
+        count(TRUTH, PREDICTION)
+    assert str(refused.value) == str(MissingPackageError("evaluation", "evaluate"))
 
 
 def line(start: int, stop: int) -> np.ndarray:
