@@ -50,10 +50,10 @@ def test_studies_without_lesion_choose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_little_dice_is_given_for_less_wrong_volume() -> None:
-    """Within 0.01 of the best Dice, 0.80, the least FPV + FNV: 0.795 with 3 ml, and not 0.78 with 0 ml."""
+    """Within 0.03 of the best Dice, 0.80, the least FPV + FNV: 0.775 with 3 ml, and not 0.76 with 0 ml."""
     highest, chosen, too_low = (
         Choice({"lesion": threshold}, dice, fpv, 1.0)
-        for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.795, 2.0), (0.9, 0.78, 0))
+        for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.775, 2.0), (0.9, 0.76, 0))
     )
     assert best([highest, chosen, too_low]) == chosen
 

@@ -22,7 +22,7 @@ from l2snet.weights import CONFIG, THRESHOLDS, find_weights, read_config, write_
 logger = logging.getLogger(__name__)
 
 # How much mean Dice may be given up for less volume that is wrongly marked or missed.
-DICE_MARGIN = 0.01
+DICE_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
