@@ -11,7 +11,7 @@ from l2snet.sliding_window import slide
 from l2snet.volume import Array
 from l2snet.weights import LOCALIZER
 
-# How far parts of a slice are apart, in parts: half of one, as in 3D, costs twice as much.
+# How far parts of a slice are apart, in parts: half of one, as in 3D, costs up to twice as much and more.
 STEP = 0.8
 
 

@@ -187,8 +187,9 @@ def means(array: Array, stride: Sequence[int]) -> Array:
     out = np.asarray(array, np.float32)
     for axis, step in enumerate(stride, out.ndim - len(stride)):
         if step > 1:
-            pad = [(0, -n % step if i == axis else 0) for i, n in enumerate(out.shape)]
-            out = np.pad(out, pad, mode="edge")
+            if out.shape[axis] % step:
+                pad = [(0, -n % step if i == axis else 0) for i, n in enumerate(out.shape)]
+                out = np.pad(out, pad, mode="edge")
             shape = (*out.shape[:axis], out.shape[axis] // step, step, *out.shape[axis + 1 :])
             out = out.reshape(shape).mean(axis=axis + 1)
     return out
@@ -206,5 +207,8 @@ def between_means(array: Array, stride: Sequence[int], size: Sequence[int]) -> A
             low = at.astype(np.intp)
             part = (at - low).astype(np.float32).reshape([-1] + [1] * (array.ndim - axis - 1))
             below, above = array.take(low, axis), array.take(np.minimum(low + 1, last), axis)
-            array = below + part * (above - below)
+            above -= below
+            above *= part
+            above += below
+            array = above
     return array

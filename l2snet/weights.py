@@ -43,7 +43,8 @@ class NetworkConfig:
     architecture : constructor arguments of the PyTorch class in `l2snet.networks`.
     spacing_mm : (z, y, x) of the working grid.
     window : (z, y, x) of a 3D network's sliding window; (z, x) of the localizer's, or None, and it takes whole slices.
-    stride : (z, y, x) voxels of which a 3D network sees the mean; its window is in these.
+    stride : (z, y, x) voxels of which a 3D network sees the mean; its window is in these. The localizer's is in its
+        architecture.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
     mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
@@ -79,13 +80,18 @@ class NetworkConfig:
             raise ValueError(f"window {self.window} of a {self.network} does not have {axes} axes")
         if self.window is not None and any(n % self.multiple for n in self.window):
             raise ValueError(f"window {self.window} is not a multiple of {self.multiple}")
-        if len(self.stride) != 3 or min(self.stride) < 1:
-            raise ValueError(f"stride is {self.stride}; expected three numbers, each at least 1")
+        if not self._stride_fits:
+            raise ValueError(f"stride is {self.stride}; expected three whole numbers of at least 1, of a localizer 1")
         if not set(self.mirror_axes) <= {0, 1, 2}:
             raise ValueError(f"mirror_axes are {self.mirror_axes}; expected some of 0, 1 and 2")
         wanted = set(THRESHOLDS[self.network])
         if set(self.thresholds) != wanted or not all(0 <= t <= 1 for t in self.thresholds.values()):
             raise ValueError(f"thresholds are {dict(self.thresholds)}; expected {sorted(wanted)}, each in 0..1")
+
+    @property
+    def _stride_fits(self) -> bool:
+        whole = len(self.stride) == 3 and all(isinstance(step, int) and step >= 1 for step in self.stride)
+        return whole and (self.network != LOCALIZER or max(self.stride) == 1)
 
     @property
     def seen_cases(self) -> frozenset[str]:

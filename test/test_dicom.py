@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from dicom_files import (
 )
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from l2snet.errors import InputError
 from l2snet.sources.dicom import (
@@ -39,6 +41,7 @@ from l2snet.sources.dicom import (
     passed_over,
     read_series,
 )
+from l2snet.sources.dicom_file import read_header, read_whole
 from l2snet.sources.dicom_seg import read_segmentation
 from l2snet.sources.dicom_series import Series, read_ct, read_pet, stack
 from l2snet.sources.folders import walk
@@ -512,3 +515,26 @@ def test_the_real_sample_agrees_with_its_nifti():
     expected = read_volume(SHARED / "sts" / "STS_002" / "SUV.nii.gz", "PET")
     np.testing.assert_allclose(suv.to_grid(expected.geometry, outside=0).array, expected.array, atol=2e-3)
     assert read_ct(ct).array.min() == -1000
+
+
+@pytest.mark.parametrize("length", ["right", "wrong", "none"])
+def test_a_deflated_file_is_read_whatever_its_meta_information_says_of_its_length(tmp_path: Path, length: str):
+    path = write_pet(tmp_path)[0]
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    whole = path.read_bytes()  # preamble and mark, 132 bytes; the length, 12; the rest
+    lengths = {"right": whole[132:144], "wrong": whole[132:140] + bytes([9, 0, 0, 0]), "none": b""}
+    path.write_bytes(whole[:132] + lengths[length] + whole[144:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the length
+        assert read_header(path).SOPInstanceUID == dataset.SOPInstanceUID
+        assert read_whole(path).PixelData == dataset.PixelData
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir.dcm", "LOCKFILE", "notes.txt", ".hidden.dcm"])
+def test_litter_beside_images_is_not_told_of(tmp_path: Path, name: str):
+    write_pet(tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    (study,) = find_dicom_studies(tmp_path)
+    assert passed_over(study, read_series(study)) == []

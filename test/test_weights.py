@@ -165,6 +165,9 @@ REFUSED = {
     "no window": (with_values(window=None), "a segmenter needs a window"),
     "window off the multiple": (with_values(window=[64, 96, 81]), "is not a multiple of 8"),
     "multiple of zero": (with_values(multiple=0), "multiple"),
+    "half a voxel": (with_values(stride=[1, 2.5, 2]), "stride is .1, 2.5, 2.; expected three whole numbers"),
+    "stride of two axes": (with_values(stride=[2, 2]), "stride is .2, 2."),
+    "stride of zero": (with_values(stride=[1, 0, 1]), "stride is .1, 0, 1."),
     "window of two axes": (with_values(window=[64, 96]), "window"),
     "no thresholds": (with_values(thresholds={}), r"expected \['off_cue', 'on_cue'\]"),
     "one threshold": (with_values(thresholds={"on_cue": 0.1}), "thresholds are"),
@@ -190,6 +193,8 @@ def test_a_localizer_has_a_window_of_a_slice_or_none_and_one_threshold() -> None
     assert NetworkConfig.from_json(with_window.to_json()) == with_window
     with pytest.raises(ValueError, match="of a localizer does not have 2 axes"):
         replace(LOCALIZER_CONFIG, window=(32, 32, 32))
+    with pytest.raises(ValueError, match="of a localizer 1"):
+        replace(LOCALIZER_CONFIG, stride=(1, 2, 2))
     with pytest.raises(ValueError, match=r"expected \['cue'\]"):
         replace(LOCALIZER_CONFIG, thresholds={"on_cue": 0.1, "off_cue": 0.5})
 

@@ -92,7 +92,7 @@ def _own_arguments() -> list[str]:
 
     ITK takes names in UTF-8 alone, results are written in it, and Python cannot change its mind later.
     """
-    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # itself
     return sys.argv[1:]
 

@@ -109,7 +109,7 @@ def _place(folder: Path, entry: dict[str, Any]) -> tuple[str, Path] | None:
     if what not in (PET, CT):
         return None
     place = folder / relative
-    if relative.is_absolute() or ".." in relative.parts:  # a link in the folder is the user's own, and is followed
+    if relative.anchor or ".." in relative.parts:  # a link in the folder is the user's own, and is followed
         raise InputError(f"{INPUTS} points to {relative}, outside the input folder; expected a path inside it")
     name = Path(str((entry.get("image") or {}).get("name", ""))).name
     return what, place / name if name and (place / name).is_file() else place

@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,8 @@ def passed_over(study: DicomStudy, series: Sequence[Series]) -> list[Path]:
     """
     read = {str(header.filename) for one in series for header in one.headers}
     files = (path for folder in study.folders for path in sorted(folder.iterdir()) if path.is_file())
-    return [path for path in files if str(path) not in read and _should_be_image(path)]
+    suffixes = {".dcm"} | {Path(name).suffix.lower() for name in read}
+    return [path for path in files if str(path) not in read and _should_be_image(path, suffixes)]
 
 
 def choose_pet(series: Sequence[Series], wanted: Collection[str]) -> Series:
@@ -290,12 +291,12 @@ def _first_header(folder: Path, names: Sequence[str]) -> Dataset | None:
     return next((header for header in headers if header is not None), None)
 
 
-def _should_be_image(path: Path) -> bool:
-    if path.name.startswith(".") or path.name == DIRECTORY:
+def _should_be_image(path: Path, suffixes: Set[str]) -> bool:
+    if path.name.startswith(".") or path.stem.upper() == DIRECTORY:
         return False
-    if path.suffix.lower() == ".dcm" or path.stat().st_size == 0:
+    if path.suffix.lower() == ".dcm" or not os.access(path, os.R_OK) or is_dicom(path):
         return True
-    return not os.access(path, os.R_OK) or is_dicom(path)
+    return path.stat().st_size == 0 and path.suffix.lower() in suffixes
 
 
 def _header(path: Path) -> Dataset | None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from l2snet.errors import InputError
 
 # A deflated file, its pixels left out, may inflate to so much, and so many times its size: text does to a tenth of it.
 MAX_HEADER_BYTES, MAX_HEADER_RATIO = 1 << 20, 64
-# Preamble, mark, and the element that says how long the rest of the meta information is.
-META_AT = 128 + 4 + 12
+META_GROUP = 2
 PIXELS = 0x7FE00008  # the first tag of any kind of pixels
 
 
@@ -32,7 +31,7 @@ def read_header(path: Path) -> FileDataset:
     if not _is_deflated(meta):
         return dcmread(path, stop_before_pixels=True)
     most = _header_bytes(path)
-    inflated = BytesIO(_inflated(path, meta, most))
+    inflated = BytesIO(_inflated(path, most))
     header = read_dataset(inflated, False, True, stop_when=lambda tag, _vr, _length: tag >= PIXELS)
     if inflated.tell() == most:
         raise EOFError(f"its header has more than {most} bytes")
@@ -50,7 +49,7 @@ def read_whole(path: Path) -> FileDataset:
     meta = read_file_meta_info(path)
     if _is_deflated(meta):
         most = _header_bytes(path) + _pixel_bytes(read_header(path))
-        if len(_inflated(path, meta, most)) == most:
+        if len(_inflated(path, most)) == most:
             raise InputError(
                 f"inflates to over {most} bytes, more than its pixels can take; export it again, not deflated"
             )
@@ -72,11 +71,13 @@ def _pixel_bytes(header: Dataset) -> int:
     return rows * columns * samples * frames * ((bits + 7) // 8)
 
 
-def _inflated(path: Path, meta: FileMetaDataset, most: int) -> bytes:
+def _inflated(path: Path, most: int) -> bytes:
     """What follows the meta information, `most` bytes at the most."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     with path.open("rb") as file:
-        file.seek(META_AT + int(meta.FileMetaInformationGroupLength))
+        read_preamble(file, force=False)
+        # To the group's end: the length that it gives itself may lack or be wrong, which pydicom does not mind.
+        read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != META_GROUP)
         raw = stream.decompress(file.read(), most)
     if len(raw) < most and not stream.eof:
         raise EOFError("it was cut off")

@@ -249,7 +249,7 @@ class StepByStepRecipe(Recipe):
 
 
 # For two CPU cores in bf16, at random start. Flipped left to right only: a body upside down is anatomy that a short
-# training can spare. The 3D network sees voxels of 3 x 4.1 x 4.1 mm: 39 x 33 cm in the plane at the cost of 20 x 16.
+# training can spare.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
     epochs=80,
@@ -269,6 +269,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     warmup_steps=100,
     encoder_weights=None,
 )
+# On voxels of 3 x 4.1 x 4.1 mm: it sees 39 x 33 cm of a plane at the cost of 20 x 16.
 SMALL_SEGMENTER = SegmenterRecipe(
     name="small",
     epochs=45,

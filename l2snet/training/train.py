@@ -198,7 +198,7 @@ def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe) -> BceD
 def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run: Path) -> None:
     """Load a weights folder into the network, in place, and record in the run what it was and what it had seen.
 
-    Only the stride may differ, where the parameters are of one shape for all (the localizer).
+    Only the stride may differ: the parameters are of one shape for all.
 
     Raises
     ------
