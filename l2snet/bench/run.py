@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 STAGE_OF = {LOCALIZER: "localize", SEGMENTER: "segment"}
 UNIT_OF = {LOCALIZER: "slices", SEGMENTER: "windows"}
 MATRIX, SMALL_MATRIX = 3072, 256
-SMALL_WINDOW = (32, 48, 40)
+SMALL_WINDOW = (32, 16, 24)
 
 
 @dataclass(frozen=True)
