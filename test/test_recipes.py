@@ -150,7 +150,7 @@ def test_recipes_are_frozen() -> None:
 
 def test_the_names_are_the_keys() -> None:
     for table in (LOCALIZERS, SEGMENTERS):
-        assert set(table) == {"paper", "small", "more", "brief"}
+        assert set(table) == {"paper", "small", "more", "brief", "crops"}
         assert all(recipe.name == name for name, recipe in table.items())
 
 
@@ -163,7 +163,7 @@ def test_crops_fit_the_networks(recipe: LocalizerRecipe | SegmenterRecipe) -> No
 
 
 @pytest.mark.parametrize(
-    "recipe", [table[name] for table in (LOCALIZERS, SEGMENTERS) for name in ("small", "more", "brief")]
+    "recipe", [table[name] for table in (LOCALIZERS, SEGMENTERS) for name in ("small", "more", "brief", "crops")]
 )
 def test_small_recipes_keep_the_method(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
     """No larger in crop, batch and length, another optimiser; the same intensities, widths and decay as the paper's."""

@@ -291,24 +291,37 @@ SMALL_SEGMENTER = SegmenterRecipe(
     weight_decay=1e-2,
     warmup_steps=100,
 )
-# To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before.
+# To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" on
+# volumes cropped around tumours, such as Soft-tissue-Sarcoma's, in crops of their size and for their anatomical truth.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=60, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=5e-4)
+CROPS_LOCALIZER = replace(MORE_LOCALIZER, name="crops", epochs=4, crop=(96, 96), lesion_gain=1.0, lesion_floor=0.0)
+CROPS_SEGMENTER = replace(
+    MORE_SEGMENTER,
+    name="crops",
+    epochs=8,
+    crop=(64, 48, 48),
+    window=None,
+    lesion_gain=1.0,
+    lesion_floor=0.0,
+)
 LOCALIZERS = {
     "paper": LocalizerRecipe(),
     "small": SMALL_LOCALIZER,
     "more": MORE_LOCALIZER,
     "brief": replace(MORE_LOCALIZER, name="brief", epochs=6, learning_rate=1.5e-4),
+    "crops": CROPS_LOCALIZER,
 }
 SEGMENTERS = {
     "paper": SegmenterRecipe(),
     "small": SMALL_SEGMENTER,
     "more": MORE_SEGMENTER,
     "brief": replace(MORE_SEGMENTER, name="brief", epochs=8, learning_rate=2e-4),
+    "crops": CROPS_SEGMENTER,
 }
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
-    epochs=80,
+    epochs=36,
     batch=4,
     learning_rate=1e-3,
     epoch_is_all_images=False,
@@ -320,7 +333,7 @@ SMALL_STEP_BY_STEP = StepByStepRecipe(
     patience=10,
     lowest_rate=1e-4,
     cosine_rate=5e-4,
-    cosine_epochs=30,
+    cosine_epochs=12,
     widths=(16, 32, 64, 128),
     residual_units=2,
 )
@@ -328,6 +341,7 @@ STEP_BY_STEPS = {
     "paper": StepByStepRecipe(),
     "released": StepByStepRecipe(name="released", widths=(96, 192, 192, 192, 192)),
     "small": SMALL_STEP_BY_STEP,
+    "brief": replace(SMALL_STEP_BY_STEP, name="brief", epochs=12, crop=(32, 64, 64), cosine_epochs=4),
 }
 # Which recipe a run folder or a weights folder of a network holds.
 RECIPES: dict[str, type[Recipe]] = {
