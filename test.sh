@@ -5,7 +5,7 @@
 #   ./test.sh
 #
 # DOCKER, IMAGE, ENGINE, BASE_IMAGE  as in build.sh, but ENGINE is cpu where there is no GPU
-# METHOD                             as in build.sh; the cases' expected output must be the method's
+# METHOD                             as in build.sh; of another than l2snet, expected_output_<method> is expected
 # CASES                              folder of <case>/{input,expected_output}    [test/cases]
 # SKIP_BUILD=1                       use the image as it is
 set -euo pipefail
@@ -14,6 +14,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 docker=${DOCKER:-docker}
 image=${IMAGE:-l2snet}
 cases=${CASES:-$here/test/cases}
+expected=expected_output
+if [ "${METHOD:-l2snet}" != l2snet ]; then
+  expected=expected_output_$METHOD
+fi
 
 # Any user that the image does not know and that has no home; nothing is writable but /output.
 user=$((20000 + RANDOM))
@@ -49,8 +53,8 @@ trap clean EXIT
 
 # run_case FOLDER OUTPUT: run the container on a case, then compare inside the image (the host needs no Python).
 run_case() {
-  if [ ! -d "$1/expected_output" ]; then
-    echo "$1 has no expected_output; make it as docs/submission.md says"
+  if [ ! -d "$1/$expected" ]; then
+    echo "$1 has no $expected; make it as docs/submission.md says"
     return 1
   fi
   # Any user may write there: the container's is not the caller's. Nobody else reaches it through $work.
@@ -58,7 +62,7 @@ run_case() {
   chmod 777 "$2"
   "$docker" run --rm "${limits[@]}" ${device[@]+"${device[@]}"} \
     --volume "$1/input:/input:ro" --volume "$2:/output" "$image" --precision exact || return 1
-  "$docker" run --rm "${limits[@]}" --volume "$1/expected_output:/expected:ro" --volume "$2:/actual:ro" \
+  "$docker" run --rm "${limits[@]}" --volume "$1/$expected:/expected:ro" --volume "$2:/actual:ro" \
     --entrypoint python "$image" -m l2snet compare /expected /actual
 }
 
@@ -79,7 +83,7 @@ for folder in "$cases"/*/; do
 done
 
 if [ "$count" = 0 ]; then
-  echo "error: no case was found in $cases; expected folders <case>/input and <case>/expected_output" >&2
+  echo "error: no case was found in $cases; expected folders <case>/input and <case>/$expected" >&2
   exit 1
 fi
 if [ ${#failed[@]} -gt 0 ]; then

@@ -161,12 +161,14 @@ def fake(tmp_path):
     engine, log, cases = tmp_path / "engine", tmp_path / "log", tmp_path / "cases"
     engine.write_text(FAKE_ENGINE)
     engine.chmod(0o755)
-    for part in ("input", "expected_output"):
+    for part in ("input", "expected_output", "expected_output_step-by-step"):
         (cases / "one" / part).mkdir(parents=True)
 
     def run(script, *arguments, **settings):
         log.write_text("")
-        kept = {k: v for k, v in os.environ.items() if k not in ("IMAGE", "ENGINE", "BASE_IMAGE", "SKIP_BUILD")}
+        kept = {
+            k: v for k, v in os.environ.items() if k not in ("IMAGE", "ENGINE", "METHOD", "BASE_IMAGE", "SKIP_BUILD")
+        }
         environment = {**kept, "DOCKER": str(engine), "LOG": str(log), "CASES": str(cases), **settings}
         done = subprocess.run(
             [ROOT / script, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
@@ -198,6 +200,17 @@ def test_cases_run_under_the_platforms_limits(fake, tmp_path):
     assert run.endswith("l2snet --precision exact")
     assert "--gpus" not in run
     assert compare.endswith("compare /expected /actual")
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("l2snet", "expected_output"), ("step-by-step", "expected_output_step-by-step")]
+)
+def test_each_method_has_its_own_expected_output(fake, tmp_path, method, expected):
+    code, output, calls = fake("test.sh", ENGINE="cpu", METHOD=method)
+    assert code == 0, output
+    build, _, compare = calls[:3]
+    assert f"METHOD={method}" in build
+    assert f"{tmp_path}/cases/one/{expected}:/expected:ro" in compare
 
 
 @pytest.mark.parametrize("settings", [{"RUN_CODE": "1"}, {"COMPARE_CODE": "1"}])

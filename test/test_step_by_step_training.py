@@ -312,6 +312,19 @@ def test_crops_hold_what_they_should(cases: list[StoredCase]) -> None:
         assert torch.equal(hot, sample["levels"][0] == 4)
 
 
+def test_a_stride_shows_means_and_teaches_majorities(cases: list[StoredCase]) -> None:
+    recipe = replace(TINY, crop=(8, 4, 4), ct_dropout=0.0)
+    coarse = CropDataset(cases[:1], replace(recipe, stride=(1, 2, 2)))[0]
+    fine = CropDataset(cases[:1], replace(recipe, crop=(8, 8, 8)))[0]  # as large, so drawn at the same place
+    blocks = [array.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4) for array in (fine["image"], fine["levels"])]
+    suv = (2 ** blocks[0][0] - 1).mean(dim=-1)
+    torch.testing.assert_close(coarse["image"][0], torch.log2(1 + suv))
+    torch.testing.assert_close(coarse["image"][1], blocks[0][1].mean(dim=-1))
+    regions = sum((blocks[1] >= level).float().mean(dim=-1).ge(0.5).int() for level in range(1, 5))
+    assert torch.equal(coarse["levels"].int(), regions)
+    assert coarse["levels"].unique().tolist() == fine["levels"].unique().tolist()
+
+
 def test_crops_larger_than_the_body_are_padded_with_air(cases: list[StoredCase]) -> None:
     image = CropDataset(cases[:2], replace(TINY, crop=(32, 32, 32)))[0]["image"]
     assert (image == 0).all(dim=0).sum() == 32**3 - np.prod(SIZE)

@@ -11,9 +11,8 @@ from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.report.pictures import new_figure
 from l2snet.training.cache import training_arrays
-from l2snet.training.datasets import read_crop
 from l2snet.training.recipes import StepByStepRecipe
-from l2snet.training.step_by_step import CHANNELS, channels
+from l2snet.training.step_by_step import CHANNELS, channels, crop_at
 from l2snet.training.surroundings import surroundings
 
 COLUMNS = 4
@@ -33,15 +32,13 @@ def channels_picture(case: Case, recipe: StepByStepRecipe, path: Path) -> None:
     lesions = arrays["lesions"]
     if not lesions.any() or "ct" not in arrays:
         raise InputError(f"{case.name} has no {'CT' if lesions.any() else 'lesion'}; choose a study that has both")
-    size = recipe.crop
+    size = recipe.span
     y = int(lesions.sum(axis=(0, 2)).argmax())
     z, x = np.argwhere(lesions[:, y]).mean(axis=0)
     start = [round(at) - n // 2 for at, n in zip((z, y, x), size, strict=True)]
-    pet = recipe.pet(read_crop(arrays["suv"], start, size))
-    ct = recipe.ct(read_crop(arrays["ct"], start, size, outside=recipe.ct.low))
-    levels = read_crop(surroundings(lesions), start, size).astype(np.uint8)
-    image = torch.from_numpy(np.stack([pet, ct]))[None]
-    found = channels(image, torch.from_numpy(levels)[None, None])[0, :, :, size[1] // 2].numpy()
+    image, levels = crop_at(start, arrays["suv"], arrays["ct"], surroundings(lesions), recipe)
+    found = channels(torch.from_numpy(image)[None], torch.from_numpy(levels)[None])[0].numpy()
+    found = found[:, :, recipe.crop[1] // 2]
 
     dz, _, dx = geometry.spacing_mm
     extent = (0.0, size[2] * dx, 0.0, size[0] * dz)

@@ -189,6 +189,7 @@ class StepByStepRecipe(Recipe):
     lesion_repeat: int = 3  # times that an image with lesions counts; "more often", the number is not given
     lesion_share: float = 0.75  # of an image's crops that hold a voxel of its lesions; not given
     crop: tuple[int, int, int] = (32, 160, 160)  # (z, y, x)
+    stride: tuple[int, int, int] = (1, 1, 1)  # as of `SegmenterRecipe`
     mirror: bool = False  # along each axis, half of the crops; no augmentation is given
     ct_dropout: float = 0.0  # share of crops whose CT is blanked
     rate_divisor: float = 2.5
@@ -217,6 +218,11 @@ class StepByStepRecipe(Recipe):
             raise ValueError(f"channels is {self.channels}; expected 8, or 1 for the lesion alone")
 
     @property
+    def span(self) -> tuple[int, ...]:
+        """(z, y, x) voxels of the working grid that a crop spans."""
+        return tuple(n * step for n, step in zip(self.crop, self.stride, strict=True))
+
+    @property
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments of `ResidualUNet3D`."""
         return {
@@ -230,7 +236,7 @@ class StepByStepRecipe(Recipe):
     @property
     def inference(self) -> dict[str, Any]:
         """PET and CT in windows of the crop's size, over which the norm spans."""
-        return {"pet": self.pet, "ct": self.ct, "window": self.crop}
+        return {"pet": self.pet, "ct": self.ct, "window": self.crop, "stride": self.stride}
 
     def schedule(self) -> Schedule:
         """The moving-average rule, then the cosine; the first part ends in time for the second."""
@@ -321,19 +327,20 @@ SEGMENTERS = {
 }
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
-    epochs=36,
+    epochs=60,
     batch=4,
     learning_rate=1e-3,
     epoch_is_all_images=False,
     steps_per_epoch=50,
-    crop=(32, 96, 96),
+    crop=(32, 64, 64),
+    stride=(1, 2, 2),
     mirror=True,
     ct_dropout=0.1,
     average_epochs=5,
     patience=10,
     lowest_rate=1e-4,
     cosine_rate=5e-4,
-    cosine_epochs=12,
+    cosine_epochs=20,
     widths=(16, 32, 64, 128),
     residual_units=2,
 )
@@ -341,7 +348,7 @@ STEP_BY_STEPS = {
     "paper": StepByStepRecipe(),
     "released": StepByStepRecipe(name="released", widths=(96, 192, 192, 192, 192)),
     "small": SMALL_STEP_BY_STEP,
-    "brief": replace(SMALL_STEP_BY_STEP, name="brief", epochs=12, crop=(32, 64, 64), cosine_epochs=4),
+    "brief": replace(SMALL_STEP_BY_STEP, name="brief", epochs=12, cosine_epochs=4),
 }
 # Which recipe a run folder or a weights folder of a network holds.
 RECIPES: dict[str, type[Recipe]] = {

@@ -15,14 +15,16 @@ from torch.utils.data import Dataset
 
 from l2snet.networks import build
 from l2snet.prepare.store import prepare_store
+from l2snet.preprocess import means
 from l2snet.sources.autopet import patients_of
-from l2snet.training.datasets import Sample, random_start, read_crop
+from l2snet.training.datasets import Readable, Sample, random_start, read_crop
 from l2snet.training.distributed import processes, total, whole_batch
 from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.store import StoredCase, open_store
-from l2snet.training.surroundings import LESION_LEVEL
+from l2snet.training.surroundings import LESION_LEVEL, coarse_levels
 from l2snet.training.train import check_names, learnt_from, start_from, tell_without_ct
+from l2snet.volume import Array
 
 # What the network's channels are; the first is a mask, the others images in the input's intensities.
 CHANNELS = ("lesion", "D1 PET", "D1 CT", "D2 PET", "D2 CT", "D3 PET", "whole PET", "whole CT")
@@ -126,12 +128,8 @@ class CropDataset(Dataset[Sample]):
         recipe, rng = self.recipe, np.random.default_rng([self.recipe.seed, index])
         case = self.cases[self.dealt(index)]
         start = self._start(case, rng)
-        pet = recipe.pet(read_crop(case.suv, start, recipe.crop))
-        ct = np.zeros_like(pet)
-        if case.ct is not None and rng.random() >= recipe.ct_dropout:
-            ct = recipe.ct(read_crop(case.ct, start, recipe.crop, outside=recipe.ct.low))
-        image = np.stack([pet, ct])
-        levels = read_crop(case.levels, start, recipe.crop)[None].astype(np.uint8)
+        ct = case.ct if case.ct is not None and rng.random() >= recipe.ct_dropout else None
+        image, levels = crop_at(start, case.suv, ct, case.levels, recipe)
         if recipe.mirror:
             axes = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
             image, levels = np.flip(image, axes).copy(), np.flip(levels, axes).copy()
@@ -146,13 +144,33 @@ class CropDataset(Dataset[Sample]):
 
     def _start(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
         """Anywhere, or so that a lesion voxel lies anywhere in the crop; inside the body's box where it fits."""
-        crop, size = self.recipe.crop, case.suv.shape
+        crop, size = self.recipe.span, case.suv.shape
         if not case.has_lesions or rng.random() >= self.recipe.lesion_share:
             return random_start(size, crop, rng)
         row = int(rng.integers(case.lesion_voxels.shape[0]))
         (voxel,) = case.lesion_voxels[row : row + 1, 0:3]
         start = [int(v - rng.integers(c)) for v, c in zip(voxel, crop, strict=True)]
         return [int(np.clip(at, min(0, n - c), max(0, n - c))) for at, n, c in zip(start, size, crop, strict=True)]
+
+
+def crop_at(
+    start: Sequence[int], suv: Readable, ct: Readable | None, levels: Readable, recipe: StepByStepRecipe
+) -> tuple[Array, Array]:
+    """What the network is shown and taught of the crop that begins at a voxel of the working grid.
+
+    Parameters
+    ----------
+    ct : None: blank.
+    levels : of `l2snet.training.surroundings`.
+
+    Returns
+    -------
+    (2, z, y, x) float32, PET and CT in the network's intensities, and (1, z, y, x) uint8 levels, on coarse voxels.
+    """
+    pet = recipe.pet(means(read_crop(suv, start, recipe.span), recipe.stride))
+    blank = np.zeros_like(pet)
+    shown = blank if ct is None else recipe.ct(means(read_crop(ct, start, recipe.span, recipe.ct.low), recipe.stride))
+    return np.stack([pet, shown]), coarse_levels(read_crop(levels, start, recipe.span), recipe.stride)[None]
 
 
 def stored_cases(

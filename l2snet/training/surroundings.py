@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from l2snet.preprocess import means
 from l2snet.volume import Array
 
 # Semi-axes (z, y, x) in voxels of the working grid; each step dilates what the ones before it gave.
@@ -46,6 +47,19 @@ def surroundings(lesions: Array, steps: Sequence[Sequence[tuple[int, int, int]]]
             region = dilate(region, semi_axes)
         inside += region
     return levels
+
+
+def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
+    """Levels on voxels of `stride` voxels of the working grid: each region is where it holds half of a block's voxels.
+
+    Returns
+    -------
+    (z, y, x) uint8; a short last block repeats its last voxels.
+    """
+    if max(stride) == 1:
+        return levels.astype(np.uint8)
+    out = sum((means(levels >= level, stride) >= 0.5).astype(np.uint8) for level in range(1, LESION_LEVEL + 1))
+    return np.asarray(out)
 
 
 def dilate(mask: Array, semi_axes: tuple[int, int, int]) -> Array:
