@@ -327,7 +327,7 @@ SEGMENTERS = {
 }
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
-    epochs=60,
+    epochs=40,
     batch=4,
     learning_rate=1e-3,
     epoch_is_all_images=False,
@@ -340,7 +340,7 @@ SMALL_STEP_BY_STEP = StepByStepRecipe(
     patience=10,
     lowest_rate=1e-4,
     cosine_rate=5e-4,
-    cosine_epochs=20,
+    cosine_epochs=14,
     widths=(16, 32, 64, 128),
     residual_units=2,
 )
@@ -348,7 +348,7 @@ STEP_BY_STEPS = {
     "paper": StepByStepRecipe(),
     "released": StepByStepRecipe(name="released", widths=(96, 192, 192, 192, 192)),
     "small": SMALL_STEP_BY_STEP,
-    "brief": replace(SMALL_STEP_BY_STEP, name="brief", epochs=12, cosine_epochs=4),
+    "brief": replace(SMALL_STEP_BY_STEP, name="brief", epochs=8, cosine_epochs=3),
 }
 # Which recipe a run folder or a weights folder of a network holds.
 RECIPES: dict[str, type[Recipe]] = {
