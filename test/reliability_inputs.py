@@ -486,6 +486,22 @@ def deep_beside(folder: Path) -> None:
     (folder / "1/zz.dcm").write_bytes(whole[:after_meta] + opened * 3000 + closed * 3000)
 
 
+def deep_within(depth: int) -> Callable[[Path], None]:
+    """Sequences in a slice of the PET, so deep and with lengths: they are opened when somebody asks for them."""
+
+    def change(folder: Path) -> None:
+        nested = b""
+        for _ in range(depth):
+            item = struct.pack("<2HI", 0xFFFE, 0xE000, len(nested)) + nested
+            nested = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, len(item)) + item
+        path = folder / "1/1-003.dcm"
+        whole = path.read_bytes()
+        after_meta = 144 + struct.unpack_from("<I", whole, 140)[0]
+        path.write_bytes(whole[:after_meta] + nested + whole[after_meta:])
+
+    return change
+
+
 def in_slices(*zero: int) -> tuple[float, ...]:
     """A RescaleSlope for every slice of a DICOM PET: 0 in these."""
     return tuple(0.0 if n in zero else 0.001 for n in range(GRID.size[0]))
@@ -496,6 +512,8 @@ def by_files(suffix: str) -> tuple[str, ...]:
 
 
 TABLES = ("lesions.csv", "measurements.json", "patient.csv")
+RESULTS = ("lesions_rtstruct.dcm", "lesions_seg.dcm", "lesions_sr.dcm", "probability_seg.dcm")
+BY_RESULTS = ("INPUT", "OUTPUT", "--format", "seg,fractional,rtstruct,sr")
 HUGE = "2000 2000 6250"  # 100 GB of float32
 NO_PIPES = "" if hasattr(os, "mkfifo") else "pipes are not known here"
 NO_RIGHTS = "" if hasattr(os, "geteuid") else "rights are not those of POSIX here"
@@ -782,6 +800,13 @@ DICOM = (
     Trial("DICOM with slope 0 in an empty slice", dicom(RescaleSlope=in_slices(0)), beside=TABLES),
     Trial("DICOM said to be JPEG 2000", dicom(said_to_be_jpeg), r"1-001\.dcm \(JPEG 2000 .*\) cannot be read: [^<>]*$"),
     Trial("DICOM beside sequences 3000 deep", dicom(deep_beside), warning="passed over 1 file", beside=TABLES),
+    Trial(
+        "DICOM of sequences 3000 deep, with lengths",
+        dicom(deep_within(3000)),
+        r"PET 1-003\.dcm has sequences more than 32 deep",
+        arguments=BY_RESULTS,
+    ),
+    Trial("DICOM of sequences 32 deep", dicom(deep_within(32)), arguments=BY_RESULTS, beside=(*TABLES, *RESULTS)),
     Trial("DICOM without attenuation correction", dicom(CorrectedImage=["DECY"]), "attenuation corrected"),
     Trial("DICOM in Bq/ml, no weight", dicom(Units="BQML", PatientWeight=""), "PatientWeight"),
     Trial("DICOM that ends after its mark", lambda f: (f / "a").write_bytes(bytes(128) + b"DICM"), "no DICOM file"),

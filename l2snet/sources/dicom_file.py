@@ -1,13 +1,17 @@
-"""DICOM files, in memory that is bounded by their size: a deflated one may inflate to a thousand times its own."""
+"""DICOM files, in bounds: a deflated one may inflate to a thousand times its size, sequences may be without end."""
 
 from __future__ import annotations
 
+import struct
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -15,6 +19,8 @@ from l2snet.errors import InputError
 
 # A deflated file, its pixels left out, may inflate to so much, and so many times its size: text does to a tenth of it.
 MAX_HEADER_BYTES, MAX_HEADER_RATIO = 1 << 20, 64
+# Sequences within sequences: an image has a handful, and what copies or writes over a hundred ends Python's stack.
+MAX_DEPTH = 32
 META_GROUP = 2
 PIXELS = 0x7FE00008  # the first tag of any kind of pixels
 
@@ -43,7 +49,8 @@ def read_whole(path: Path) -> FileDataset:
 
     Raises
     ------
-    InputError : its subject is the file; it is deflated, and inflates to more than its header and pixels may take.
+    InputError : its subject is the file; it is deflated, and inflates to more than its header and pixels may take, or
+        its sequences are too deep to be copied into a result.
     What pydicom and zlib raise.
     """
     meta = read_file_meta_info(path)
@@ -53,7 +60,29 @@ def read_whole(path: Path) -> FileDataset:
             raise InputError(
                 f"inflates to over {most} bytes, more than its pixels can take; export it again, not deflated"
             )
-    return dcmread(path)
+    whole = dcmread(path)
+    if _is_deeper(whole, MAX_DEPTH):
+        raise InputError(f"has sequences more than {MAX_DEPTH} deep; expected an image's few: export it again")
+    return whole
+
+
+def _is_deeper(dataset: Dataset, most: int) -> bool:
+    """Whether there are more than so many sequences within one another; those with a length are opened for it."""
+    level: list[Dataset] = [dataset]
+    for _ in range(most + 1):
+        level = [item for within in level for item in _items(within)]
+    return bool(level)
+
+
+def _items(dataset: Dataset) -> list[Dataset]:
+    """What all sequences of a data set hold, but for damaged ones."""
+    found: list[Dataset] = []
+    # Only these may be sequences, before they are opened: None is of a file that does not say.
+    for tag in [element.tag for element in dataset.values() if element.VR in ("SQ", "UN", None)]:
+        with suppress(ValueError, TypeError, struct.error, BytesLengthException), disable_value_validation():
+            element = dataset[tag]
+            found += element.value if element.VR == "SQ" else ()
+    return found
 
 
 def _is_deflated(meta: FileMetaDataset) -> bool:
