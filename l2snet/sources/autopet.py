@@ -11,6 +11,7 @@ from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.files import write_text
 from l2snet.sources.files import resampled, set_right
+from l2snet.sources.folders import walk
 from l2snet.volume import Volume, read_volume
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,13 @@ DONORS = "donors.json"
 
 
 def find_studies(root: Path) -> list[Path]:
-    """Folders at any depth under `root` that hold a SUV.nii.gz, in order of name.
+    """Folders at any depth under `root`, also through links, that hold a SUV.nii.gz, in order of name.
 
     Raises
     ------
     InputError : there is none.
     """
-    studies = sorted(path.parent for path in root.rglob(SUV))
+    studies = sorted(folder for folder, _, names in walk(root) if SUV in names)
     if not studies:
         raise InputError(
             f"no study was found under {root}: expected folders that hold {SUV}, {CT_RESAMPLED} and {LESIONS}"

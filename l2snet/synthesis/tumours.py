@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from l2snet.errors import InputError
 from l2snet.sources.autopet import LESIONS, SUV
+from l2snet.sources.folders import walk
 from l2snet.synthesis.drawing import Spacing
 from l2snet.volume import Array, read_volume
 
@@ -37,8 +38,7 @@ def read_tumours(root: Path, leave_out: set[str]) -> list[Tumour]:
     InputError : there is none.
     """
     found = []
-    for path in sorted(root.rglob(SUV)):
-        folder = path.parent
+    for folder in sorted(place for place, _, names in walk(root) if SUV in names):
         if folder.name in leave_out or not (folder / LESIONS).is_file():
             continue
         found += _cut(folder)
