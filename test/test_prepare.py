@@ -39,7 +39,7 @@ from l2snet.prepare.mha import prepare_mha
 from l2snet.prepare.nifti import Patterns, find_cases, prepare_nifti
 from l2snet.prepare.run import Job, Prepared, Status, prepare_all
 from l2snet.sources import challenge
-from l2snet.sources.autopet import find_studies, read_study
+from l2snet.sources.autopet import find_studies, patients_of, read_study
 from l2snet.sources.suv import TimeConvention
 from l2snet.volume import Geometry, Volume, read_volume, write_volume
 
@@ -80,6 +80,25 @@ def test_a_study_becomes_a_study_folder_that_training_reads(download: Path, tmp_
     np.testing.assert_array_equal(read_volume(folder / "PET.nii.gz", "PET").array, becquerel)
     assert case.lesions is not None
     np.testing.assert_array_equal(case.lesions.array, lesion())
+
+
+def test_study_folders_are_found_through_links_once(tmp_path: Path):
+    """As DICOM is: links to folders that lie elsewhere, to one of them twice, into the root and around in a circle."""
+    root, disk = tmp_path / "data", tmp_path / "disk"
+    for folder in (root / "p1" / "a", disk / "p2" / "b", disk / "p3" / "c"):
+        folder.mkdir(parents=True)
+        (folder / "SUV.nii.gz").touch()
+    for link, to in (
+        (root / "p2", disk / "p2"),
+        (root / "p3", disk / "p3"),
+        (root / "p4", disk / "p3"),
+        (root / "p5", root / "p1"),
+        (root / "p1" / "up", root),
+    ):
+        link.symlink_to(to)
+    assert find_studies(root)[:2] == [root / "p1" / "a", root / "p2" / "b"]
+    assert [folder.name for folder in find_studies(root)] == ["a", "b", "c"]
+    assert patients_of([root])["b"] == "p2"
 
 
 def test_the_ct_lies_on_the_pet_s_grid_with_air_outside(download: Path, tmp_path: Path):
@@ -138,6 +157,28 @@ def test_a_study_without_seg_is_refused_unless_masks_are_optional(download: Path
     prepare_autopet(download, tmp_path / "out", QIBA, mask_optional=True)
     (folder,) = find_studies(tmp_path / "out")
     assert "SEG.nii.gz" not in names(folder)
+
+
+@pytest.mark.parametrize("mask_optional", [False, True])
+def test_files_that_cannot_be_read_are_a_warning_and_a_note(
+    download: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, mask_optional: bool
+):
+    series = download / "PETCT_1" / "study one" / "1-PET"
+    for name in ("c.dcm", "d.dcm", "e.dcm", "f.dcm"):
+        (series / name).touch()
+    prepare_autopet(download, tmp_path / "out", QIBA, mask_optional)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    note = "passed over 4 file(s) among the DICOM images that cannot be read{}: is the copy complete?"
+    assert warnings == ["warning: PETCT_1/study one: " + note.format(" (c.dcm, d.dcm, e.dcm, ...)")]
+    record = json.loads((tmp_path / "out" / "PETCT_1" / "study one" / "prepare.json").read_text("utf-8"))
+    assert record["notes"] == [note.format("")]
+    assert table(tmp_path / "out")["PETCT_1/study one"]["notes"] == note.format("")
+
+
+def test_a_download_that_is_whole_has_no_warning(download: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    prepare_autopet(download, tmp_path / "out", QIBA)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    assert table(tmp_path / "out")["PETCT_1/study one"]["notes"] == ""
 
 
 def test_a_study_that_kills_its_worker_does_not_end_the_run(tmp_path: Path):

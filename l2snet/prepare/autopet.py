@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,16 @@ from l2snet.sources.dicom import (
     choose_segmentation,
     find_dicom_studies,
     has_segmentation,
+    passed_over,
+    passed_over_note,
     read_series,
 )
 from l2snet.sources.dicom_seg import read_segmentation
 from l2snet.sources.dicom_series import Series, read_ct, read_pet
 from l2snet.sources.suv import TimeConvention
 from l2snet.volume import Geometry, Volume
+
+logger = logging.getLogger(__name__)
 
 PET = "PET.nii.gz"
 
@@ -78,11 +83,16 @@ def convert(
 ) -> Prepared:
     """One study: PET to SUV, CT onto the PET's grid (linear, air outside), SEG to a mask.
 
+    Files among its images that cannot be read are a warning, and a note of the record.
+
     Raises
     ------
     InputError : the study cannot be used; the sentence says why.
     """
     series = read_series(study)
+    lost = passed_over(study, series)
+    if lost:
+        logger.warning("warning: %s/%s: %s", study.patient, study.name, passed_over_note(lost, named=True))
     pet_series = choose_pet(series, wanted)
     pet, suv, factors = read_pet(pet_series, convention)
     ct_series, overlap = choose_ct(series, pet_series, suv.geometry, wanted)
@@ -107,6 +117,7 @@ def convert(
         "suv_rule": factors.rule,
         "ct": _record(ct_series) | {"covers": round(overlap, 3)},
         "seg": seg_record,
+        "notes": [passed_over_note(lost)] if lost else [],
     }
     return Prepared(volumes, record)
 

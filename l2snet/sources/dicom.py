@@ -158,6 +158,12 @@ def passed_over(study: DicomStudy, series: Sequence[Series]) -> list[Path]:
     return [path for path in files if str(path) not in read and _should_be_image(path, suffixes)]
 
 
+def passed_over_note(paths: Sequence[Path], named: bool = False) -> str:
+    """The sentence that says so; with the first files' names, which may be patients', only where it is asked for."""
+    names = f" ({', '.join(path.name for path in paths[:3])}{', ...' if len(paths) > 3 else ''})" if named else ""
+    return f"passed over {len(paths)} file(s) among the DICOM images that cannot be read{names}: is the copy complete?"
+
+
 def choose_pet(series: Sequence[Series], wanted: Collection[str]) -> Series:
     """The attenuation-corrected PET; `wanted` are UIDs that decide where there are several.
 

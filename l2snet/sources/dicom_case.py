@@ -10,7 +10,15 @@ from typing import Any
 
 from l2snet.case import AIR_HU, Case
 from l2snet.errors import InputError
-from l2snet.sources.dicom import check_wanted, choose_ct, choose_pet, find_dicom_studies, passed_over, read_series
+from l2snet.sources.dicom import (
+    check_wanted,
+    choose_ct,
+    choose_pet,
+    find_dicom_studies,
+    passed_over,
+    passed_over_note,
+    read_series,
+)
 from l2snet.sources.dicom_series import Series, Stack, missing_slices, pet_header, read_ct, read_pet, stack
 from l2snet.sources.suv import TimeConvention
 from l2snet.subject import Subject
@@ -106,7 +114,7 @@ def _lost(paths: Sequence[Path]) -> str | None:
     """A sentence where there are files that cannot be read; their names, maybe patients', are in the log alone."""
     if not paths:
         return None
-    note = f"passed over {len(paths)} file(s) among the DICOM images that cannot be read: is the copy complete?"
+    note = passed_over_note(paths)
     logger.info("cannot be read: %s", ", ".join(path.name for path in paths[:3]))
     logger.warning("warning: %s", note)
     return note
