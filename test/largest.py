@@ -1,4 +1,4 @@
-"""Peak memory of one large case on the CPU, with networks that take next to none of it.
+"""Peak memory of one large case on the CPU, with networks that take next to none of it, on the shipped ones' windows.
 
     python test/largest.py 1260
 
@@ -19,8 +19,6 @@ from soak import write_case
 from typer import echo
 
 LIMIT_MIB = 8 * 1024
-# Of the segmenter. The shipped one's voxels are coarser, and it needs less.
-WINDOW = (128, 192, 160)
 
 
 def main(slices: int) -> int:
@@ -28,7 +26,7 @@ def main(slices: int) -> int:
     with tempfile.TemporaryDirectory() as work:
         case, out, weights = Path(work) / "in", Path(work) / "out", Path(work) / "weights"
         write_case(case, (slices, 400, 400))
-        write_known_weights(weights, WINDOW)
+        write_known_weights(weights, shipped_size=True)
         options = ["--weights", weights, "--device", "cpu", "--probability"]
         subprocess.run([sys.executable, "-m", "l2snet", "predict", case, out, *options], check=True)
         manifest = json.loads((out / "manifest.json").read_text("utf-8"))

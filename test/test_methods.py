@@ -17,7 +17,7 @@ from l2snet.evaluation.validate import held_out, read_metrics
 from l2snet.methods import METHODS, load_method
 from l2snet.pipeline import Method
 from l2snet.sources.autopet import read_study
-from l2snet.weights import CONFIG, THRESHOLDS, read_config, write_sums
+from l2snet.weights import CONFIG, LOCALIZER, SEGMENTER, THRESHOLDS, find_weights, read_config, write_sums
 
 HOT = body_case().suv.array > 5
 
@@ -121,3 +121,11 @@ def test_calibration_leaves_the_trap_and_its_cases_count_as_seen(
 def test_a_method_that_is_not_there(weights: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("nnunet", weights, command, "data") == 1
     assert "method 'nnunet' is not known; expected one of l2snet, step-by-step" in capsys.readouterr().err
+
+
+def test_known_networks_may_have_the_windows_of_the_shipped_ones(tmp_path: Path):
+    """`largest.py` measures memory by them."""
+    write_known_weights(tmp_path / "weights", shipped_size=True)
+    for network in (LOCALIZER, SEGMENTER):
+        known, shipped = read_config(tmp_path / "weights" / network), read_config(find_weights(network))
+        assert (known.window, known.stride, known.spacing_mm) == (shipped.window, shipped.stride, shipped.spacing_mm)
