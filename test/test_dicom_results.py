@@ -22,6 +22,7 @@ from l2snet.measure.patient import Measurement, measure
 from l2snet.pipeline import Segmentation
 from l2snet.sources.contours import outlines
 from l2snet.sources.dicom import find_dicom_studies, read_series
+from l2snet.sources.dicom_file import MAX_DEPTH, read_whole
 from l2snet.sources.dicom_seg import read_segmentation
 from l2snet.sources.dicom_series import Stack, stack
 from l2snet.sources.dicom_write import Author, Reference
@@ -183,6 +184,18 @@ def test_a_lesion_of_other_voxels_has_another_tracking_uid(tmp_path: Path):
         assert all(uid in report.to_json() for uid in uids)
         tracked.append(uids)
     assert [a == b for a, b in zip(*tracked, strict=True)] == [True, True, False]
+
+
+def test_a_pet_with_sequences_as_deep_as_may_be_is_referred_to(tmp_path: Path):
+    nested = Dataset()
+    for _ in range(MAX_DEPTH - 1):
+        outer = Dataset()
+        outer.ReferencedImageSequence = [nested]
+        nested = outer
+    stacked = write_oriented(tmp_path / "pet", "axial", ReferencedImageSequence=[nested])
+    read_whole(Path(str(stacked.headers[0].filename)))  # is not refused
+    write(tmp_path / "out", stacked)
+    assert {*FILES.values()} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 IDENTITY = {"PatientName": "A^B", "PatientBirthDate": "", "PatientSex": "O", "PatientWeight": "70"}
