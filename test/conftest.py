@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
@@ -20,6 +21,14 @@ settings.load_profile("l2snet")
 BODY_SUV, HOT_SUV, BODY_HU, AIR_HU = 1.0, 8.0, 40.0, -1000.0
 # For each axis of the reordered array: the axis of the original it was, and its sense.
 AXIS_ORDERS = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+
+
+@pytest.fixture(autouse=True)
+def torch_seed() -> None:
+    """Networks and noise that a test draws are the same whatever ran before it; PyTorch is left alone where unused."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -717,8 +717,8 @@ def test_a_case_whose_worker_dies_twice_fails_and_the_rest_is_done(
 
 def test_a_killed_machine_costs_its_case_one_retry(nodes_of_ray: Any, three: list[CohortCase], tmp_path: Path):
     """A case asks for two CPUs, which the head has not; the node that does B is killed, and the other takes B over."""
-    nodes = [nodes_of_ray.add_node(num_cpus=2) for _ in range(2)]
     marks = tmp_path / "marks"
+    nodes: list[Any] = []
 
     def kill() -> None:
         while not (found := [mark for mark in marks.glob("B.*") if mark.read_text("utf-8")]):
@@ -729,14 +729,17 @@ def test_a_killed_machine_costs_its_case_one_retry(nodes_of_ray: Any, three: lis
     killer = Thread(target=kill, daemon=True)
     plan = cluster_plan(tmp_path, "waits")
     killer.start()
-    began = time.monotonic()
-    run_cohort(three, plan, Cluster(nodes_of_ray.address, cpus=2))
-    assert time.monotonic() - began < WAITS_S  # B did not end by itself
+    try:
+        nodes += [nodes_of_ray.add_node(num_cpus=2) for _ in range(2)]
+        began = time.monotonic()
+        run_cohort(three, plan, Cluster(nodes_of_ray.address, cpus=2))
+        assert time.monotonic() - began < WAITS_S  # B did not end by itself
+    finally:  # other tests count the machines
+        for node in nodes:
+            nodes_of_ray.remove_node(node, allow_graceful=False)
     assert {row["status"] for row in table(tmp_path / "out")} == {"done"}
     nodes_of_b = {mark.read_text("utf-8").split()[0] for mark in marks.glob("B.*")}
     assert len(nodes_of_b) == 2  # one node, then the other
-    for node in nodes:
-        nodes_of_ray.remove_node(node, allow_graceful=False)
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(64.0, 0.0), (1.0, 0.5)])

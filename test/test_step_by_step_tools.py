@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,9 +38,17 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_an_ablation_trains_pairs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One seed, two trainings of one epoch; the same command trains nothing again and gives the same table."""
-    torch.set_num_threads(1)
     monkeypatch.setitem(recipes.STEP_BY_STEPS, "tiny", replace(TINY, epochs=1, cosine_epochs=1))
     line = ["ablation", data, tmp_path / "out", "--hold-out", "bb,ccc", "--recipe", "tiny", "--seeds", "4"]
     line += ["--cache", tmp_path / "cache", "--device", "cpu", "--workers", "0"]
