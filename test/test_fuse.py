@@ -126,6 +126,12 @@ def test_rule_1_thresholds_are_strict():
     assert marked({(0, 60): 0.9}, {(0, 60): 1.0}) == []
 
 
+def test_rule_1_no_component_has_no_size_however_large_a_voxel_is():
+    # A voxel counts for 200: one above 0.9, or above 0.5, would do; here none is, and the cue is left alone.
+    assert marked({(0, 5): 0.3}, {(0, 5): 1.0}, 200.0) == []
+    assert marked({(0, 1): 0.95}, {(0, 1): 1.0}, 200.0) == [0]
+
+
 # Rule 2: each component above 0.5.
 
 

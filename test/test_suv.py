@@ -93,6 +93,12 @@ def test_over_midnight(convention: TimeConvention):
     assert factor(undated, convention) == pytest.approx(expected, rel=1e-12)
 
 
+def test_of_two_times_twelve_hours_away_the_injection_is_the_earlier():
+    # Noon is as far from midnight on the day before as on the day after; a half-life of twelve hours makes 2.5e-4 * 2.
+    midnight = replace(HEADER, acquisition_time="000000", injection_time="120000", half_life_s=43200.0)
+    assert factor(midnight, CHALLENGE) == pytest.approx(5e-4, rel=1e-12)
+
+
 def test_an_injection_with_a_date_is_believed_by_qiba_alone():
     shifted = replace(HEADER, injection_datetime="20200102100000.00")  # as some anonymisers leave it
     with pytest.raises(InputError, match=r"RadiopharmaceuticalStartDateTime.*22\.2 h after.*challenge"):
