@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from itertools import permutations, product
@@ -9,18 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from l2snet.case import Case
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.volume import Geometry, Volume, write_volume
 
 settings.register_profile("l2snet", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("l2snet")
+# For mutation testing: that a property fails is enough, the simplest example that breaks it is not looked for.
+settings.register_profile("mutants", settings.get_profile("l2snet"), phases=(Phase.explicit, Phase.generate))
+PROFILE = os.environ.get("L2SNET_HYPOTHESIS", "l2snet")
+settings.load_profile(PROFILE)
 
 BODY_SUV, HOT_SUV, BODY_HU, AIR_HU = 1.0, 8.0, 40.0, -1000.0
 # For each axis of the reordered array: the axis of the original it was, and its sense.
 AXIS_ORDERS = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a mutant that one test must fail on, those by example come first: they take less time."""
+    if PROFILE == "mutants":
+        items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
 
 
 @pytest.fixture(autouse=True)
