@@ -1,4 +1,4 @@
-"""The sample case with the shipped weights, in a fresh process that may not open a connection."""
+"""The sample case by each method with the shipped weights, in a fresh process that may not open a connection."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from scipy import ndimage
 
 from l2snet.evaluation.compare import agreement, compare_masks
 from l2snet.fuse import CONNECTIVITY
+from l2snet.methods import METHODS
 from l2snet.sources.challenge import OUTPUT
 from l2snet.volume import read_volume
 
 CASE = Path(__file__).parent / "cases" / "acrin_042"
 # Of the masks of `--precision fast` and `exact`.
 FAST_DICE = 0.998
-EXACT = ("--precision", "exact", "--cue")
+EXACT = ("--precision", "exact")
+# Method to the folder of its mask, what else it is asked for, and what it then writes.
+EXPECTED = {"l2snet": "expected_output", "step-by-step": "expected_output_step-by-step"}
+MORE = {"l2snet": ("--cue",), "step-by-step": ()}
+FILES = {"l2snet": ["cue.mha"], "step-by-step": []}
+STAGES = {"l2snet": {"localize", "segment", "fuse"}, "step-by-step": {"segment", "threshold"}}
 
 PROGRAM = """
 import socket, sys
@@ -44,9 +50,10 @@ openvino.Core.compile_model = lambda core, model, device, settings: compile_mode
     core, model, device, {**settings, "INFERENCE_NUM_THREADS": 1}
 )
 from l2snet.localize import localize
-from l2snet.segment import segment
+from l2snet.segment import predict_channels, segment
 localize.__defaults__ = (*localize.__defaults__[:-1], 3)
 segment.__defaults__ = (*segment.__defaults__[:-1], 2)
+predict_channels.__defaults__ = (*predict_channels.__defaults__[:-1], 3)
 """
 
 
@@ -58,17 +65,22 @@ def predict(program: str, folder: Path, *options: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=sorted(METHODS))
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return predict(PROGRAM, tmp_path_factory.mktemp("sample"), *EXACT)
+def output(method: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predict(PROGRAM, tmp_path_factory.mktemp("sample"), "--method", method, *EXACT, *MORE[method])
 
 
-def test_fast_finds_the_same_lesions(output: Path, tmp_path: Path) -> None:
+def test_fast_finds_the_same_lesions(method: str, output: Path, tmp_path: Path) -> None:
     """The gate of `--precision fast`: hardly a voxel differs, and no component is gained or lost."""
     (file,) = (output / OUTPUT).iterdir()
     exact, fast = (
         read_volume(folder / OUTPUT / file.name, "mask").array > 0
-        for folder in (output, predict(PROGRAM, tmp_path, "--precision", "fast"))
+        for folder in (output, predict(PROGRAM, tmp_path, "--method", method, "--precision", "fast"))
     )
     assert agreement(exact, fast) >= FAST_DICE
     for one, other in ((exact, fast), (fast, exact)):
@@ -76,28 +88,29 @@ def test_fast_finds_the_same_lesions(output: Path, tmp_path: Path) -> None:
         assert set(np.unique(labels[other])) - {0} == set(range(1, count + 1))
 
 
-def test_the_mask_is_the_expected_one(output: Path) -> None:
-    (expected,) = (CASE / "expected_output" / OUTPUT).iterdir()
+def test_the_mask_is_the_expected_one(method: str, output: Path) -> None:
+    (expected,) = (CASE / EXPECTED[method] / OUTPUT).iterdir()
     (found,) = (output / OUTPUT).iterdir()
     assert found.name == expected.name
     assert compare_masks(expected, found) == []
 
 
-def test_threads_and_batches_change_no_byte_of_the_mask(output: Path, tmp_path: Path) -> None:
-    (first,), (second,) = (
-        (folder / OUTPUT).iterdir() for folder in (output, predict(OTHERWISE + PROGRAM, tmp_path / "otherwise", *EXACT))
-    )
+def test_threads_and_batches_change_no_byte_of_the_mask(method: str, output: Path, tmp_path: Path) -> None:
+    otherwise = predict(OTHERWISE + PROGRAM, tmp_path / "otherwise", "--method", method, *EXACT)
+    (first,), (second,) = ((folder / OUTPUT).iterdir() for folder in (output, otherwise))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_only_what_was_asked_for_is_written(output: Path) -> None:
-    assert sorted(p.name for p in output.iterdir()) == ["cue.mha", "images", "manifest.json"]
+def test_only_what_was_asked_for_is_written(method: str, output: Path) -> None:
+    assert sorted(p.name for p in output.iterdir()) == [*FILES[method], "images", "manifest.json"]
     assert [p.name for p in (output / "images").iterdir()] == [OUTPUT.name]
 
 
-def test_the_manifest_tells_what_was_run(output: Path) -> None:
+def test_the_manifest_tells_what_was_run(method: str, output: Path) -> None:
     manifest = json.loads((output / "manifest.json").read_text())
-    assert {"prepare", "localize", "segment", "fuse", "read", "total"} <= set(manifest["seconds"])
+    assert manifest["method"] == method
+    assert {"prepare", "read", "total", *STAGES[method]} <= set(manifest["seconds"])
+    assert ("lesion_score" in manifest) == (method == "step-by-step")
     assert 0 < manifest["peak_memory_mib"] < 4096
     assert manifest["packages"]["openvino"]
     assert all(len(h) == 64 for hashes in manifest["weights_sha256"].values() for h in hashes)
