@@ -3,8 +3,8 @@
 #
 #   ./export.sh [FOLDER]    [dist]
 #
-# DOCKER, IMAGE, ENGINE, BASE_IMAGE  as in build.sh
-# SKIP_BUILD=1                       export the image as it is
+# DOCKER, IMAGE, ENGINE, METHOD, BASE_IMAGE  as in build.sh
+# SKIP_BUILD=1                               export the image as it is
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +21,7 @@ megabytes() { echo "$(($1 / 1000000)) MB"; }
 mkdir -p "$folder"
 # pigz, where there is one, writes the same format on all cores.
 "$docker" save "$image" | "$(command -v pigz || command -v gzip)" >"$image_file"
-# Unpacked at /opt/ml/model, localizer/ and segmenter/ must lie at the top: no leading folder.
+# Unpacked at /opt/ml/model, the networks' folders must lie at the top: no leading folder.
 tar -czf "$model_file" -C "$here/weights" .
 
 echo "image $image: $(megabytes "$("$docker" image inspect --format '{{.Size}}' "$image")")"

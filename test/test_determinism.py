@@ -10,14 +10,18 @@ import pytest
 from l2snet.backend import load
 from l2snet.openvino_quiet import import_openvino
 from l2snet.volume import Array
-from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
+from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP, find_weights
 
 openvino = import_openvino()
 
 
-@pytest.mark.parametrize(("network", "shape"), [(LOCALIZER, (6, 1, 64, 96)), (SEGMENTER, (2, 2, 64, 64, 64))])
-def test_threads_and_batches_change_no_bit(
-    network: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+# Step-by-Step's norm spans the window, and threads share its sums: another order, another last bit.
+@pytest.mark.parametrize(
+    ("network", "shape", "most"),
+    [(LOCALIZER, (6, 1, 64, 96), 0), (SEGMENTER, (2, 2, 64, 64, 64), 0), (STEP_BY_STEP, (2, 2, 32, 64, 64), 1e-4)],
+)
+def test_threads_and_batches_change_no_bit_or_the_last_one(
+    network: str, shape: tuple[int, ...], most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_model = openvino.Core.compile_model
     samples = np.clip(np.random.default_rng(0).normal(0.2, 0.3, shape), 0, 1).astype(np.float32)
@@ -33,4 +37,4 @@ def test_threads_and_batches_change_no_bit(
     expected = on(threads=1, batch=1)
     assert expected.std() > 0.01  # an answer, not a constant
     for threads, batch in ((1, len(samples)), (2, 1), (3, len(samples))):
-        np.testing.assert_array_equal(on(threads, batch), expected)
+        np.testing.assert_allclose(on(threads, batch), expected, rtol=0, atol=most)

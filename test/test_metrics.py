@@ -153,6 +153,7 @@ def test_each_component_has_its_own_counts():
     parts = components(PREDICTION, TRUTH)
     by_size = sorted(zip(parts.voxels.tolist(), parts.overlap.tolist(), strict=True))
     assert by_size == [(1, 0), (2, 1), (3, 0)]
+    assert parts.voxels.dtype == parts.overlap.dtype == np.int64  # counts, not measures
     np.testing.assert_array_equal(parts.labels > 0, PREDICTION > 0)
 
 

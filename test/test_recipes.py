@@ -12,7 +12,7 @@ import pytest
 
 from l2snet.networks import build
 from l2snet.preprocess import Window
-from l2snet.training.recipes import LOCALIZERS, SEGMENTERS, LocalizerRecipe, Recipe, SegmenterRecipe
+from l2snet.training.recipes import LOCALIZERS, SEGMENTERS, STEP_BY_STEPS, LocalizerRecipe, Recipe, SegmenterRecipe
 
 EVERY = [*LOCALIZERS.values(), *SEGMENTERS.values()]
 NAMES = [f"{recipe.network}-{recipe.name}" for recipe in EVERY]
@@ -152,6 +152,9 @@ def test_the_names_are_the_keys() -> None:
     for table in (LOCALIZERS, SEGMENTERS):
         assert set(table) == {"paper", "small", "more", "brief", "crops"}
         assert all(recipe.name == name for name, recipe in table.items())
+    assert {name: recipe.name for name, recipe in STEP_BY_STEPS.items()} == {
+        name: name for name in ("paper", "released", "small", "brief")
+    }
 
 
 @pytest.mark.parametrize("recipe", EVERY, ids=NAMES)

@@ -50,7 +50,7 @@ def channels(
     study: Annotated[Path, typer.Argument(help="Study folder (SUV, CTres or CT, SEG .nii.gz) with a lesion.")],
     picture: Annotated[Path, typer.Argument(help="PNG to write.")],
     crop: Annotated[
-        str, typer.Option(help="Z,Y,X voxels to show (default: the recipe's crop, the whole image of training).")
+        str, typer.Option(help="Z,Y,X of the network's voxels (default: the recipe's crop, all that training sees).")
     ] = "",
     recipe: RecipeOption = "paper",
     resample_ct: ResampleOption = False,

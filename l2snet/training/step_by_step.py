@@ -160,8 +160,9 @@ def crop_at(
 
     Parameters
     ----------
-    ct : None: blank.
-    levels : of `l2snet.training.surroundings`.
+    start : (z, y, x) voxel; what lies beyond the arrays is air.
+    suv, ct : (z, y, x) on the working grid, SUV and HU; no CT is shown blank.
+    levels : (z, y, x) uint8 of `l2snet.training.surroundings`, on the same grid.
 
     Returns
     -------

@@ -50,7 +50,12 @@ def surroundings(lesions: Array, steps: Sequence[Sequence[tuple[int, int, int]]]
 
 
 def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
-    """Levels on voxels of `stride` voxels of the working grid: each region is where it holds half of a block's voxels.
+    """Levels on coarser voxels: a region holds a block if it holds half of the block's voxels.
+
+    Parameters
+    ----------
+    levels : (z, y, x), of the working grid.
+    stride : (z, y, x) voxels of a block.
 
     Returns
     -------
