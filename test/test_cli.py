@@ -120,7 +120,9 @@ def test_predict_files_pet_only_with_everything(run: Callable[..., Ended], folde
 
 
 @pytest.mark.parametrize(
-    ("limits", "notes"), [((540,), []), ((540, 0), ["the time limit left out 8 of 8 mirrored passes"])]
+    # Seconds since the process began, which is that of all tests before.
+    ("limits", "notes"),
+    [((100_000,), []), ((100_000, 0), ["the time limit left out 8 of 8 mirrored passes"])],
 )
 def test_a_time_limit_costs_mirrored_passes_alone(
     run: Callable[..., Ended], folder: Path, weights: Path, tmp_path: Path, limits: tuple[int, ...], notes: list[str]
