@@ -169,12 +169,12 @@ def test_crops_fit_the_networks(recipe: LocalizerRecipe | SegmenterRecipe) -> No
     "recipe", [table[name] for table in (LOCALIZERS, SEGMENTERS) for name in ("small", "more", "brief", "crops")]
 )
 def test_small_recipes_keep_the_method(recipe: LocalizerRecipe | SegmenterRecipe) -> None:
-    """No larger in crop, batch and length, another optimiser; the same intensities, widths and decay as the paper's."""
+    """No larger in crop, batch and length, another optimiser; the same widths and decay as the paper's."""
     paper = type(recipe)()
     assert prod(recipe.crop) <= prod(paper.crop)
     assert recipe.batch <= paper.batch
     assert recipe.epochs * recipe.steps_per_epoch < paper.epochs * paper.steps_per_epoch
-    for name in ("pet", "widths", "decay_power"):
+    for name in ("widths", "decay_power"):
         assert getattr(recipe, name) == getattr(paper, name)
 
 

@@ -28,9 +28,9 @@ from l2snet.prepare.store import prepare_store
 from l2snet.preprocess import WORKING_SPACING_MM
 from l2snet.sources.autopet import read_study
 from l2snet.training import store
-from l2snet.training.cache import training_arrays
+from l2snet.training.cache import HOT_SUV, training_arrays
 from l2snet.training.datasets import read_crop
-from l2snet.training.store import StoredCase, open_store, start_store, write_stored
+from l2snet.training.store import HOT_PER_SLICE, StoredCase, open_store, start_store, write_stored
 from l2snet.training.surroundings import surroundings
 from l2snet.training.train import learnt_from
 from l2snet.volume import Array, Geometry, Volume, write_volume
@@ -72,6 +72,10 @@ def test_it_holds_what_training_needs(path: Path) -> None:
     np.testing.assert_array_equal(one.ct.whole(), arrays["ct"])
     np.testing.assert_array_equal(one.levels.whole(), surroundings(arrays["lesions"]))
     np.testing.assert_array_equal(one.lesion_voxels.whole(), np.argwhere(arrays["lesions"]))
+    hot = {tuple(voxel) for voxel in np.argwhere((arrays["suv"] > HOT_SUV) & (arrays["lesions"] == 0))}
+    voxels = one.hot_voxels.whole()
+    assert {tuple(voxel) for voxel in voxels} <= hot
+    assert set(np.bincount(voxels[:, 0])) <= {0, HOT_PER_SLICE}  # no slice outweighs another
     assert (one.suv.dtype, one.ct.dtype, one.levels.dtype) == (np.float16, np.int16, np.uint8)
     assert (one.has_lesions, two.has_lesions) == (True, False)
     assert two.ct is None
@@ -226,8 +230,8 @@ def test_a_damaged_record_is_refused(path: Path, tmp_path: Path, key: bytes) -> 
 
 
 def test_another_format_is_refused(path: Path, tmp_path: Path) -> None:
-    newer = damaged(path, tmp_path, b"store", lambda value: value.replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(InputError, match="its format is 2"):
+    newer = damaged(path, tmp_path, b"store", lambda value: value.replace(b'"format": 2', b'"format": 1'))
+    with pytest.raises(InputError, match="its format is 1"):
         open_store(newer)
 
 

@@ -350,7 +350,7 @@ def test_shares_of_data_folders(cases: list[StoredCase]) -> None:
 
 def test_mirroring_moves_image_and_levels_alike(cases: list[StoredCase]) -> None:
     recipe = replace(TINY, crop=(16, 16, 16), ct_dropout=0.0)
-    plain, mirrored = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, mirror=True))
+    plain, mirrored = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, mirror_axes=(0, 1, 2)))
     axes = set()
     for index in range(30):
         one, other = plain[index], mirrored[index]
@@ -360,6 +360,39 @@ def test_mirroring_moves_image_and_levels_alike(cases: list[StoredCase]) -> None
         assert torch.equal(torch.flip(one["levels"], found[0]), other["levels"])
         axes.update(found)
     assert len(axes) > 4
+
+
+def test_only_the_axes_of_the_recipe_are_mirrored(cases: list[StoredCase]) -> None:
+    recipe = replace(TINY, crop=(16, 16, 16), ct_dropout=0.0)
+    plain, mirrored = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, mirror_axes=(2,)))
+    flipped = 0
+    for index in range(30):
+        one, other = plain[index]["image"], mirrored[index]["image"]
+        flipped += torch.equal(one.flip(3), other)
+        assert torch.equal(one, other) or torch.equal(one.flip(3), other)
+    assert 5 < flipped < 25
+
+
+def test_crops_hold_normal_uptake_where_the_recipe_asks_for_it(tmp_path: Path) -> None:
+    """Of a body with a lesion at SUV 9 and an organ at SUV 5, crops hold one or the other, as the shares say."""
+    one = case("a", LESION)
+    organ = (slice(14, 17), slice(15, 18), slice(2, 5))
+    one.suv.array[organ] = 5.0
+    start_store(tmp_path / "s.lmdb", {"a": "test"})
+    write_stored(one, tmp_path / "s.lmdb")
+    dataset = CropDataset(
+        open_store(tmp_path / "s.lmdb"), replace(TINY, crop=(4, 4, 4), lesion_share=0.3, hot_share=0.7)
+    )
+    samples = [dataset[index] for index in range(200)]
+    on_lesion = [bool((sample["levels"] == 4).any()) for sample in samples]
+    hot = np.log2(1 + 4.0)
+    assert sum(on_lesion) / 200 == pytest.approx(0.3, abs=0.1)
+    assert all((sample["image"][0] > hot).any() for sample in samples)
+    assert not any(
+        torch.any(sample["image"][0] > np.log2(1 + 6))
+        for sample, lesion in zip(samples, on_lesion, strict=True)
+        if not lesion
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -106,14 +106,8 @@ class CachedCase:
 
     @cached_property
     def hot_voxels(self) -> list[Array]:
-        """Indices of voxels that are hot and not lesion, (n, 3) int16 for each axial slice that has some.
-
-        Every second slice, and every third row and column of it.
-        """
-        z, y, x = HOT_STEPS
-        hot = (self.suv[::z, ::y, ::x] > HOT_SUV) & (self.lesions[::z, ::y, ::x] == 0)
-        voxels = (np.argwhere(hot) * HOT_STEPS).astype(np.int16)
-        return np.split(voxels, np.flatnonzero(np.diff(voxels[:, 0])) + 1) if len(voxels) else []
+        """`hot_voxels` of the case."""
+        return hot_voxels(self.suv, self.lesions)
 
     def body(self) -> Body:
         """The arrays as inference takes them; every voxel of the box is body."""
@@ -150,6 +144,21 @@ def write_case(case: Case, root: Path, source: str = "", donors: Sequence[str] =
     aside.rename(folder)
     logger.info("cached %s: %s", case.name, geometry)
     return CachedCase(folder)
+
+
+def hot_voxels(suv: Array, lesions: Array) -> list[Array]:
+    """Indices of voxels that are hot and not lesion, (n, 3) int16 for each axial slice that has some.
+
+    Every second slice, and every third row and column of it.
+
+    Parameters
+    ----------
+    suv, lesions : (z, y, x), SUV and 0 or 1.
+    """
+    z, y, x = HOT_STEPS
+    hot = (suv[::z, ::y, ::x] > HOT_SUV) & (lesions[::z, ::y, ::x] == 0)
+    voxels = (np.argwhere(hot) * HOT_STEPS).astype(np.int16)
+    return np.split(voxels, np.flatnonzero(np.diff(voxels[:, 0])) + 1) if len(voxels) else []
 
 
 def training_arrays(case: Case) -> tuple[dict[str, Array], Geometry]:

@@ -130,9 +130,8 @@ class CropDataset(Dataset[Sample]):
         start = self._start(case, rng)
         ct = case.ct if case.ct is not None and rng.random() >= recipe.ct_dropout else None
         image, levels = crop_at(start, case.suv, ct, case.levels, recipe)
-        if recipe.mirror:
-            axes = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
-            image, levels = np.flip(image, axes).copy(), np.flip(levels, axes).copy()
+        axes = tuple(axis + 1 for axis in recipe.mirror_axes if rng.random() < 0.5)
+        image, levels = (np.ascontiguousarray(np.flip(array, axes)) for array in (image, levels))
         return {"image": torch.from_numpy(image), "levels": torch.from_numpy(levels)}
 
     def dealt(self, index: int) -> int:
@@ -143,12 +142,14 @@ class CropDataset(Dataset[Sample]):
         return int(rng.permutation(cards)[place])
 
     def _start(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
-        """Anywhere, or so that a lesion voxel lies anywhere in the crop; inside the body's box where it fits."""
-        crop, size = self.recipe.span, case.suv.shape
-        if not case.has_lesions or rng.random() >= self.recipe.lesion_share:
+        """Anywhere, or so that it holds a drawn voxel of a lesion or of normal uptake; in the body's box if it fits."""
+        crop, size, kind = self.recipe.span, case.suv.shape, rng.random()
+        on_lesion = case.has_lesions and kind < self.recipe.lesion_share
+        voxels = case.lesion_voxels if on_lesion else case.hot_voxels
+        if not on_lesion and (kind < 1 - self.recipe.hot_share or not voxels.shape[0]):
             return random_start(size, crop, rng)
-        row = int(rng.integers(case.lesion_voxels.shape[0]))
-        (voxel,) = case.lesion_voxels[row : row + 1, 0:3]
+        row = int(rng.integers(voxels.shape[0]))
+        (voxel,) = voxels[row : row + 1, 0:3]
         start = [int(v - rng.integers(c)) for v, c in zip(voxel, crop, strict=True)]
         return [int(np.clip(at, min(0, n - c), max(0, n - c))) for at, n, c in zip(start, size, crop, strict=True)]
 

@@ -4,7 +4,7 @@ No pickle: a value is either JSON or one chunk of an array, its bytes sorted by 
 Zstandard, which also checks them. Each case is one transaction and the list of all cases is written first: a store
 whose writing was stopped says so when it is opened, and goes on where it was.
 
-    store            {"format": 1, "cases": {name: where it came from}}
+    store            {"format": 2, "cases": {name: where it came from}}
     case/<name>      {"number": 7, "geometry": {...},
                       "arrays": {"suv": {"dtype": "<f2", "shape": [...], "chunk": [...]}, ...}}
     7/suv/31         chunk 31 (counted along the last axis first) of case 7's suv
@@ -30,19 +30,21 @@ import zstandard
 
 from l2snet.case import Case
 from l2snet.errors import InputError
-from l2snet.training.cache import training_arrays
+from l2snet.training.cache import hot_voxels, training_arrays
 from l2snet.training.surroundings import surroundings
 from l2snet.volume import Array
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 STORE = b"store"
 # (z, y, x); a crop of 32 x 160 x 160 touches some fifty of them.
 CHUNK = (16, 64, 64)
-# Lesion voxels are read one at a time.
+# Indices of voxels are read one at a time.
 VOXELS_CHUNK = (8192, 3)
 LEVEL = 3
+# Of the hot voxels of an axial slice: the brain has more of them than all the rest.
+HOT_PER_SLICE = 32
 # The file grows with its content; the map that bounds it is doubled whenever it is full.
 FIRST_MAP_BYTES = 2**30
 
@@ -135,6 +137,7 @@ class StoredCase:
     ct : HU, int16; None where the case has none.
     levels : uint8, the lesions and their surroundings (`l2snet.training.surroundings`).
     lesion_voxels : (n, 3) int16 indices of lesion voxels.
+    hot_voxels : (n, 3) int16 indices of voxels that are hot and not lesion, as many of each axial slice that has any.
     source : number of the data folder or store that the case is from.
     patient : name of the patient's folder there; "" where the patient goes by the case's name.
     donors : names of the cases whose tumours it may hold: it is synthetic, with real tumours.
@@ -145,6 +148,7 @@ class StoredCase:
     ct: ChunkedArray | None
     levels: ChunkedArray
     lesion_voxels: ChunkedArray
+    hot_voxels: ChunkedArray
     source: int = 0
     donors: tuple[str, ...] = ()
     patient: str = ""
@@ -215,6 +219,8 @@ def write_stored(case: Case, path: Path, donors: Sequence[str] = (), patient: st
     lesions = arrays.pop("lesions")
     arrays["levels"] = surroundings(lesions)
     arrays["lesion_voxels"] = np.argwhere(lesions).astype(np.int16)
+    slices = hot_voxels(arrays["suv"], lesions)
+    arrays["hot_voxels"] = np.concatenate([_some(one) for one in slices]) if slices else np.empty((0, 3), np.int16)
     with _writing(path) as environment:
         while True:
             try:
@@ -237,6 +243,12 @@ def write_stored(case: Case, path: Path, donors: Sequence[str] = (), patient: st
     logger.info("stored %s: %s", case.name, geometry)
 
 
+def _some(voxels: Array) -> Array:
+    """`HOT_PER_SLICE` of them, (n, 3), evenly; some twice where there are fewer."""
+    some: Array = voxels[np.linspace(0, len(voxels) - 1, HOT_PER_SLICE).astype(int)]
+    return some
+
+
 def _case(path: Path, name: str, record: Mapping[str, Any], source: int) -> StoredCase:
     arrays = {
         array: ChunkedArray(
@@ -248,7 +260,7 @@ def _case(path: Path, name: str, record: Mapping[str, Any], source: int) -> Stor
         )
         for array, fields in record["arrays"].items()
     }
-    images = arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"]
+    images = arrays["suv"], arrays.get("ct"), arrays["levels"], arrays["lesion_voxels"], arrays["hot_voxels"]
     return StoredCase(name, *images, source, tuple(record.get("donors", [])), record.get("patient", ""))
 
 
