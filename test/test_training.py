@@ -487,6 +487,18 @@ def test_log_has_a_line_per_epoch_and_the_rates_of_the_schedule(tmp_path: Path, 
     expected = [0.05, 0.05 * 0.7719, 0.05 * 0.53589, 0.05 * 0.28717]
     assert [float(row["learning_rate"]) for row in table] == pytest.approx(expected, rel=1e-4)
     assert all(float(row["loss"]) > 0 and float(row["seconds"]) >= 0 for row in table)
+    assert all(0 < float(row["busy"]) <= 1 for row in table)
+
+
+def test_the_device_is_busy_in_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps from 0 to 1 s and from 5 to 7 s; between them it waits for a sample."""
+    clock = iter([0.0, 1.0, 5.0, 7.0])
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    busy = loop.Stopwatch(torch.device("cpu"))
+    for _ in range(2):
+        with busy:
+            pass
+    assert busy.seconds() == 3.0
 
 
 def test_checkpoint_is_safetensors_and_no_pickle(

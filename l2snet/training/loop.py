@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -95,29 +96,25 @@ def fit(
     model, optimizer = fabric.setup(network, optimizer)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
-    batches = _Batches(recipe, steps, fabric.global_rank, fabric.world_size)
-    loader = fabric.setup_dataloaders(
-        DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
-    )
     model.train()
-    samples: Iterator[Sample] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
-    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty() or not fabric.is_global_zero) as bar:
+    samples = _batches(dataset, recipe, steps, fabric, workers)
+    with _bar(hidden=not fabric.is_global_zero) as bar:
         task = bar.add_task("train", total=(last - first) * recipe.steps_per_epoch, epoch=first)
         for epoch in range(first, last):
             if schedule.is_over:
                 break
             began = time.perf_counter()
             total = torch.zeros((), device=fabric.device)
+            busy = Stopwatch(fabric.device)
             for step in range(epoch * recipe.steps_per_epoch, (epoch + 1) * recipe.steps_per_epoch):
                 sample = next(samples)
                 rate = schedule.rate(step)
                 _set_rate(optimizer, rate)
-                optimizer.zero_grad()
-                loss = loss_of(model(sample["image"]), sample)
-                fabric.backward(loss)
-                optimizer.step()
+                with busy:
+                    optimizer.zero_grad()
+                    loss = loss_of(model(sample["image"]), sample)
+                    fabric.backward(loss)
+                    optimizer.step()
                 total += loss.detach()
                 bar.update(task, advance=1, epoch=epoch + 1)
             mean = torch.as_tensor(fabric.all_reduce(total / recipe.steps_per_epoch)).item()
@@ -129,7 +126,7 @@ def fit(
             if epoch + 1 == recipe.epochs or schedule.is_over:
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
             if fabric.is_global_zero:
-                _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began)
+                _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began, busy.seconds())
                 logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
                 if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last or schedule.is_over:
                     save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
@@ -304,12 +301,55 @@ def _memory_format(network: nn.Module) -> torch.memory_format:
     return torch.channels_last_3d if has_3d else torch.channels_last
 
 
-def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float) -> None:
+def _batches(dataset: Dataset[Sample], recipe: Recipe, steps: range, fabric: Fabric, workers: int) -> Iterator[Sample]:
+    """The batch of each step, on the device."""
+    batches = _Batches(recipe, steps, fabric.global_rank, fabric.world_size)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)
+    return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))  # type: ignore[arg-type]  # untyped
+
+
+def _bar(hidden: bool) -> Progress:
+    """Progress on a terminal."""
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=hidden or not sys.stderr.isatty())
+
+
+class Stopwatch:
+    """How long the device worked on what was begun in its `with` blocks; on a GPU by its own clock, without a wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.marks: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._mark()
+
+    def __exit__(self, *_: object) -> None:
+        self._mark()
+
+    def _mark(self) -> None:
+        if self.on_gpu:
+            mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            mark.record()
+            self.marks.append(mark)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Of all blocks that have ended, together."""
+        pairs = zip(self.marks[::2], self.marks[1::2], strict=True)
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            return float(sum(began.elapsed_time(ended) for began, ended in pairs) / 1000)
+        return float(sum(ended - began for began, ended in pairs))
+
+
+def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float, busy: float) -> None:
     """Append one epoch, dropping lines of epochs that a stopped run had logged but not kept."""
     rows = []
     if path.is_file():
         with path.open(newline="") as file:
             rows = [row for row in csv.reader(file) if row[0] != "epoch" and int(row[0]) < epoch]
-    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}"])
+    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}", f"{busy / seconds:.3f}"])
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds"], *rows])
+        csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds", "busy"], *rows])
