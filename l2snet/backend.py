@@ -1,12 +1,14 @@
 """A weights folder to a `Network`: one callable on arrays, whichever engine runs it.
 
-OpenVINO on a CPU, ONNX Runtime on a CUDA GPU, PyTorch as the reference that both are checked against.
+OpenVINO on a CPU, ONNX Runtime on a GPU (CUDA, or TensorRT where it is asked for), PyTorch as the reference that all
+are checked against.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -25,8 +27,12 @@ from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, NetworkC
 
 logger = logging.getLogger(__name__)
 
-DEVICES = ("auto", "cpu", "cuda")
-# exact: float32 throughout. fast: bfloat16 (CPU) or TensorFloat-32 (GPU) where the hardware has it.
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+# What runs on a GPU: what it is called, what it needs, and ONNX Runtime's name for it.
+NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
+LIBRARIES = {"cuda": "CUDA and cuDNN libraries", "tensorrt": "TensorRT, CUDA and cuDNN libraries"}
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# exact: float32 throughout. fast, where the hardware has it: bfloat16 (CPU), TensorFloat-32 (CUDA), float16 (TensorRT).
 PRECISIONS = ("exact", "fast")
 MAX_COMPILED = 2
 # What ONNX Runtime, CUDA, cuBLAS and cuDNN say when the GPU's memory does not do.
@@ -64,20 +70,20 @@ def load(folder: Path, device: str = "auto", precision: str = "exact") -> Networ
 
     Parameters
     ----------
-    device : "cpu", "cuda", or "auto": CUDA where it can be had, else the CPU, said in the log.
+    device : "cpu", "cuda", "tensorrt", or "auto": CUDA where it can be had, else the CPU, said in the log.
 
     Raises
     ------
     WeightsError : the folder is incomplete or altered.
-    DeviceError : CUDA was asked for and cannot be had.
+    DeviceError : a GPU was asked for and cannot be had.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
     config = read_config(folder)
     device = choose_device(device)
     try:
-        if device == "cuda":
-            engine, run = _onnxruntime(folder / NETWORK, precision)
+        if device in PROVIDERS:
+            engine, run = _onnxruntime(folder / NETWORK, precision, device)
         else:
             engine, run = _openvino(folder / NETWORK, precision, _expected_shape(config), _air(config))
     except (DeviceError, MissingPackageError):
@@ -100,47 +106,48 @@ def _air(config: NetworkConfig) -> float:
 
 
 def choose_device(device: str) -> str:
-    """The device to run on, "cpu" or "cuda".
+    """The device to run on, "cpu", "cuda" or "tensorrt".
 
     Raises
     ------
-    DeviceError : CUDA was asked for and cannot be had; or the name is none of `DEVICES`.
+    DeviceError : a GPU was asked for and cannot be had; or the name is none of `DEVICES`.
     """
     if device not in DEVICES:
         raise DeviceError(f"device {device!r} is not known; expected one of {', '.join(DEVICES)}")
     if device == "cpu":
         return "cpu"
-    problem = cuda_problem()
+    gpu = "cuda" if device == "auto" else device
+    problem = gpu_problem(gpu)
     if problem is None:
-        return "cuda"
-    if device == "cuda":
-        raise DeviceError(f"CUDA was asked for and cannot be used: {problem}; repair it, or use --device cpu")
+        return gpu
+    if device != "auto":
+        raise DeviceError(f"{NAMES[gpu]} was asked for and cannot be used: {problem}; repair it, or use --device cpu")
     logger.warning("no CUDA device is used (%s): running on the CPU", problem)
     return "cpu"
 
 
-def cuda_problem() -> str | None:
-    """Why CUDA cannot be used, or None when it can: its library loads and a session of one node starts there."""
+def gpu_problem(device: str = "cuda") -> str | None:
+    """Why CUDA or TensorRT cannot be used, or None when it can: it loads, and a session of one node starts there."""
     try:
         import onnxruntime
     except ImportError:
         return "onnxruntime-gpu is not installed"
     if not _has_driver():
         return "no NVIDIA driver is installed"
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime has no CUDA provider"
-    return _start_problem(onnxruntime.InferenceSession)
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        return f"the installed onnxruntime has no {NAMES[device]} provider"
+    return _start_problem(onnxruntime.InferenceSession, device)
 
 
 @cache
-def _start_problem(_session: object) -> str | None:
-    """Why a session of one node does not start on CUDA, or None; a start takes a while, and is tried once."""
+def _start_problem(_session: object, device: str) -> str | None:
+    """Why a session of one node does not start there, or None; a start takes a while, and is tried once."""
     import onnxruntime
 
     try:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        _cuda_session(_identity_model())
+        _gpu_session(_identity_model(), device)
     except DeviceError as error:
         return str(error)
     return None
@@ -155,20 +162,40 @@ def _has_driver() -> bool:
     return True
 
 
-def _cuda_session(model: bytes | str, precision: str = "exact") -> Any:
-    """A session that runs on CUDA or raises DeviceError; ONNX Runtime itself falls back to the CPU without a word."""
+def _gpu_session(model: bytes | str, device: str, precision: str = "exact") -> Any:
+    """A session that runs on a GPU or raises DeviceError; ONNX Runtime itself falls back to the CPU without a word.
+
+    What TensorRT has no kernel for, CUDA runs.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    provider = ("CUDAExecutionProvider", {"use_tf32": int(precision == "fast"), "cudnn_conv_algo_search": "HEURISTIC"})
+    fast = int(precision == "fast")
+    settings: dict[str, dict[str, Any]] = {"cuda": {"use_tf32": fast, "cudnn_conv_algo_search": "HEURISTIC"}}
+    if device == "tensorrt":
+        settings = {"tensorrt": {"trt_fp16_enable": fast, **_engine_cache()}, **settings}
+    providers = [(PROVIDERS[name], values) for name, values in settings.items()]
+    name = NAMES[device]
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
-        raise _device_error("the CUDA provider does not start", error) from error
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise DeviceError("the CUDA provider does not start; do the CUDA and cuDNN libraries match onnxruntime-gpu?")
+        raise _device_error(f"the {name} provider does not start", error) from error
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise DeviceError(f"the {name} provider does not start; do the {LIBRARIES[device]} match onnxruntime-gpu?")
     return session
+
+
+def _engine_cache() -> dict[str, Any]:
+    """Where TensorRT keeps the engines that it builds for minutes: the user's own folder, or nowhere without one."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2snet" / "tensorrt"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        logger.warning("TensorRT's engines are built anew in every run: there is no folder to keep them in")
+        return {}
+    kept = {"trt_engine_cache_enable": 1, "trt_timing_cache_enable": 1}
+    return {**kept, "trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
 
 
 def _device_error(what: str, error: Exception) -> DeviceError:
@@ -189,11 +216,11 @@ def _identity_model() -> bytes:
     return bytes([1 << 3, 8]) + message(7, graph) + message(8, bytes([2 << 3, 17]))
 
 
-def _onnxruntime(path: Path, precision: str) -> tuple[str, Run]:
-    """ONNX Runtime on CUDA: float32, or TensorFloat-32 where `precision` is "fast"."""
+def _onnxruntime(path: Path, precision: str, device: str) -> tuple[str, Run]:
+    """ONNX Runtime on a GPU: float32, or what the device is fast at where `precision` is "fast"."""
     import onnxruntime
 
-    session = _cuda_session(str(path), precision)
+    session = _gpu_session(str(path), device, precision)
     name = session.get_inputs()[0].name
 
     def run(batch: Array) -> Array:
@@ -203,8 +230,8 @@ def _onnxruntime(path: Path, precision: str) -> tuple[str, Run]:
             raise _device_error("the GPU failed; --device cpu does without it", error) from error
         return out
 
-    kind = "tf32" if precision == "fast" else "f32"
-    return f"onnxruntime {onnxruntime.__version__} cuda {kind}", in_smaller_batches(run)
+    kind = {"cuda": "tf32", "tensorrt": "f16"}[device] if precision == "fast" else "f32"
+    return f"onnxruntime {onnxruntime.__version__} {device} {kind}", in_smaller_batches(run)
 
 
 def in_smaller_batches(run: Run) -> Run:

@@ -75,12 +75,13 @@ def packages() -> Iterator[Finding]:
 
 def device_used(device: str) -> Finding:
     """What networks will run on, and why."""
-    from l2snet.backend import choose_device, cuda_problem
+    from l2snet.backend import NAMES, choose_device, gpu_problem
 
     def said() -> str:
-        if choose_device(device) == "cuda":
-            return "CUDA: its library loads and a network starts there"
-        why = "--device cpu was given" if device == "cpu" else f"CUDA cannot be used: {cuda_problem()}"
+        chosen = choose_device(device)
+        if chosen in NAMES:
+            return f"{NAMES[chosen]}: its library loads and a network starts there"
+        why = "--device cpu was given" if device == "cpu" else f"CUDA cannot be used: {gpu_problem()}"
         return f"CPU, {cpus()} cores ({why})"
 
     return _try("device", said)

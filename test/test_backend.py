@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 
 from l2snet import backend
-from l2snet.backend import DEVICES, Network, choose_device, cuda_problem, load
+from l2snet.backend import DEVICES, Network, choose_device, gpu_problem, load
 from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError
 from l2snet.openvino_quiet import import_openvino
 from l2snet.preprocess import Window
@@ -81,6 +81,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
 
 CUDA, CPU = ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]
+TENSORRT = ["TensorrtExecutionProvider", *CUDA]
 
 
 # Devices
@@ -93,14 +94,14 @@ def test_cpu_is_cpu_and_asks_nobody(use: Use) -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0", "", "CPU"])
 def test_an_unknown_device_is_refused(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"device '{name}' is not known; expected one of auto, cpu, cuda"):
+    with pytest.raises(DeviceError, match=f"device '{name}' is not known; expected one of auto, cpu, cuda, tensorrt"):
         choose_device(name)
-    assert DEVICES == ("auto", "cpu", "cuda")
+    assert DEVICES == ("auto", "cpu", "cuda", "tensorrt")
 
 
 def test_this_machine() -> None:
     """Where CUDA cannot be had, asking for it is an error with a reason, and auto says why it is not used."""
-    reason = cuda_problem()
+    reason = gpu_problem()
     if reason is None:
         pytest.skip("CUDA can be had here")
     with pytest.raises(DeviceError, match=r"CUDA was asked for and cannot be used: .*; repair it, or use --device cpu"):
@@ -179,6 +180,50 @@ def test_cuda_runs_with_the_precision_asked_for(use: Use, identity: Path, precis
     assert name == "CUDAExecutionProvider"
     assert settings["use_tf32"] == tf32
     np.testing.assert_array_equal(network(np.zeros((1, 1, 2, 2))), np.ones((1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize(("precision", "f16", "kind"), [("exact", 0, "f32"), ("fast", 1, "f16")])
+def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
+    use: Use, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, f16: int, kind: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sessions = use(Sessions(TENSORRT, available=tuple(TENSORRT[:2])))
+    assert sessions is not None
+    network = load(identity, "tensorrt", precision)
+    assert network.engine == f"onnxruntime 1.0 tensorrt {kind}"
+    (name, settings), (rest, _) = sessions.asked[-1]  # no CPU to fall back to
+    assert (name, rest) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert settings["trt_fp16_enable"] == f16
+    assert settings["trt_engine_cache_enable"] == 1
+    assert settings["trt_engine_cache_path"] == str(tmp_path / "cache" / "l2snet" / "tensorrt")
+    assert (tmp_path / "cache" / "l2snet" / "tensorrt").is_dir()
+    np.testing.assert_array_equal(network(np.zeros((1, 1, 2, 2))), np.ones((1, 1, 2, 2)))
+
+
+def test_tensorrt_runs_where_nothing_can_be_kept(
+    use: Use, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    sessions = use(Sessions(TENSORRT, available=tuple(TENSORRT[:2])))
+    assert sessions is not None
+    load(identity, "tensorrt")
+    assert sessions.asked[-1][0][1] == {"trt_fp16_enable": 0}
+    assert "no folder to keep them in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sessions", "reason"),
+    [
+        (Sessions(CUDA), "the installed onnxruntime has no TensorRT provider"),
+        (Sessions(CUDA, available=tuple(TENSORRT[:2])), "do the TensorRT, CUDA and cuDNN libraries match"),
+    ],
+    ids=["built without", "lands on CUDA"],
+)
+def test_tensorrt_that_cannot_be_had_is_an_error(use: Use, sessions: Sessions, reason: str) -> None:
+    use(sessions)
+    with pytest.raises(DeviceError, match=f"^TensorRT was asked for and cannot be used: .*{reason}"):
+        choose_device("tensorrt")
 
 
 # Engines

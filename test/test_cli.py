@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from known_weights import write_known_weights
 
 from l2snet import __version__
-from l2snet.backend import cuda_problem
+from l2snet.backend import gpu_problem
 from l2snet.case import Case
 from l2snet.cli import main
 from l2snet.volume import Geometry, Volume, read_volume, write_volume
@@ -403,7 +403,7 @@ def test_a_bad_option_of_training(
 
 
 def test_cuda_where_there_is_none(run: Callable[..., Ended], folder: Path, weights: Path, tmp_path: Path):
-    if cuda_problem() is None:
+    if gpu_problem() is None:
         pytest.skip("this machine has CUDA")
     ended = run("predict", folder, tmp_path / "out", "--weights", weights, "--device", "cuda")
     assert_refused(ended, "CUDA was asked for and cannot be used: .*--device cpu", tmp_path / "out")

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from test_cli import Ended, own_weights, run, weights  # noqa: F401
 
 from l2snet import doctor
-from l2snet.backend import cuda_problem
+from l2snet.backend import gpu_problem
 from l2snet.case import Case
 from l2snet.errors import L2SNetError
 from l2snet.pipeline import Segmentation
@@ -65,7 +65,7 @@ def test_no_weights(run: Run, tmp_path: Path):  # noqa: F811
 
 
 def test_cuda_that_is_asked_for_and_not_there(run: Run, weights: Path):  # noqa: F811
-    problem = cuda_problem()
+    problem = gpu_problem()
     if problem is None:
         pytest.skip("this machine has CUDA")
     ended = run("doctor", "--weights", weights, "--device", "cuda")

@@ -440,6 +440,8 @@ def test_training_is_never_silently_on_the_cpu(
 ) -> None:
     with pytest.raises(DeviceError, match="CUDA was asked for and PyTorch finds no GPU"):
         train_segmenter(cases, SEGMENTER, tmp_path / "run", "cuda")
+    with pytest.raises(DeviceError, match="TensorRT trains no network"):
+        train_segmenter(cases, SEGMENTER, tmp_path / "run", "tensorrt")
     train_segmenter(cases, SEGMENTER, tmp_path / "run", "auto", stop_after=1)
     assert "training on the CPU" in caplog.text
 

@@ -67,6 +67,11 @@ class Settings:
     part: bool = False
     matrix: int = MATRIX
 
+    @property
+    def torch_device(self) -> str:
+        """Where the rivals run, PyTorch's name."""
+        return "cpu" if self.device == "cpu" else "cuda"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -108,7 +113,7 @@ def bench(case: Case, settings: Settings) -> Result:
     settings = replace(settings, device=choose_device(settings.device))
     with TemporaryDirectory() as scratch:
         manifest, wall = run_product(case, settings, Path(scratch))
-        rates = matmul.rates(settings.device, settings.matrix)
+        rates = matmul.rates(settings.torch_device, settings.matrix)
         rows = list(_rivals(case, settings, Path(scratch)))
     return Result(case, manifest, wall, count(case, settings.weights), rates, rows, settings.device)
 
@@ -155,7 +160,7 @@ def _rivals(case: Case, settings: Settings, scratch: Path) -> Iterator[Row]:
             image = image_of(body, config)
             part, share = rivals.part(image, rival, config) if whole and settings.part else (image, 1.0)
             np.save(image_file, part)
-            yield Row(rival, where, rivals.measure(rival, folder, image_file, settings.device, share))
+            yield Row(rival, where, rivals.measure(rival, folder, image_file, settings.torch_device, share))
 
 
 def shrunk(weights: Path | None, folder: Path) -> Path:

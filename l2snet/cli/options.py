@@ -27,6 +27,7 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
 
 
 class Precision(StrEnum):
@@ -43,9 +44,12 @@ WeightsOption = Annotated[
     list[Path] | None,
     typer.Option(help="Weights folder (holds the method's networks, such as localizer/); several are averaged."),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU; tensorrt builds its engines first.")
+]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="exact is float32; fast is bfloat16 (CPU) or TensorFloat-32 (GPU).")
+    Precision,
+    typer.Option(help="exact is float32; fast is bfloat16 (CPU), TensorFloat-32 (CUDA) or float16 (TensorRT)."),
 ]
 SeriesOption = Annotated[
     list[str] | None, typer.Option(help="SeriesInstanceUID to take where DICOM offers several; may be repeated.")

@@ -32,8 +32,10 @@ def start_fabric(device: str, two_planes: bool = False) -> Fabric:
 
     Raises
     ------
-    DeviceError : CUDA was asked for and cannot be had.
+    DeviceError : CUDA was asked for and cannot be had, or TensorRT.
     """
+    if device == "tensorrt":
+        raise DeviceError("TensorRT trains no network; expected cuda, cpu or auto")
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and not gpus:
         raise DeviceError("CUDA was asked for and PyTorch finds no GPU; repair the driver, or use --device cpu")
