@@ -238,7 +238,7 @@ class L2SNet:
         probability, cue, thresholds = result.probability, _cue_of(result), self.thresholds()
         return {
             LOCALIZER_ROW: (cue.array > thresholds["cue"]).astype(np.uint8),
-            SEGMENTER_ROW: (probability.array > 0.5).astype(np.uint8),
+            SEGMENTER_ROW: _marked(probability.array),
             **{
                 f"L2SNet, off-cue {off_cue:g}": _adaptive(probability, cue, {**thresholds, "off_cue": off_cue})
                 for off_cue in sorted({*OFF_CUES, thresholds["off_cue"]})
@@ -250,6 +250,22 @@ class L2SNet:
     def role_of(row: str) -> str:
         """The localizer for its own row, the segmenter for all others."""
         return LOCALIZER if row == LOCALIZER_ROW else SEGMENTER
+
+
+def segment_alone(case: Case, segmenter: Network) -> Array:
+    """What a 3D network marks without a cue, as in `SEGMENTER_ROW`: (z, y, x) uint8 on the PET's own grid.
+
+    Raises
+    ------
+    InputError : the PET shows no body.
+    """
+    body = prepare(case, segmenter.config.spacing_mm)
+    probability = Volume(segment(body, segmenter), body.geometry).to_grid(case.geometry, outside=NOT_LESION)
+    return _marked(probability.array)
+
+
+def _marked(probability: Array) -> Array:
+    return (probability > 0.5).astype(np.uint8)
 
 
 def _adaptive(probability: Volume, cue: Volume, thresholds: Mapping[str, float]) -> Array:

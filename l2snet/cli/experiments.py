@@ -72,28 +72,41 @@ def ablation(
     out: Annotated[Path, typer.Argument(help="Folder for runs, weights, scores and table; what was stopped goes on.")],
     hold_out: Annotated[str, typer.Option(help="Names of the studies to test on, separated by commas.")],
     *,
+    network: Annotated[str, typer.Option(help="step-by-step, or segmenter (trained without cues).")] = "step-by-step",
     recipe: RecipeOption = "small",
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; two trainings each.")] = "0,1,2",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Settings of a further arm, such as 'norm=window window=null'; repeatable. [channels=1]"),
+    ] = None,
+    settings: Annotated[str, typer.Option("--set", help="Settings of every arm, such as 'epochs=8'.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; a training of every arm each.")] = "0,1,2",
+    pet_only: Annotated[bool, typer.Option("--pet-only", help="Test without CT.")] = False,
+    compiled: CompileOption = False,
     options: TrainingOptions,
 ) -> None:
-    """Train and test Step-by-Step with and without its auxiliary channels, to see what they are worth."""
+    """Train and test a 3D network as its recipe is and with other settings, to see what they are worth."""
     require("the ablation", "train", *TRAINING, *EVALUATION)
     from l2snet.files import write_text
     from l2snet.sources.autopet import patients_of
-    from l2snet.training.ablation import Ablation, named_studies, table
+    from l2snet.training.ablation import MASK_ALONE, Ablation, changed, named_recipes, named_studies, table, trained_on
     from l2snet.training.distributed import in_turn
-    from l2snet.training.recipes import STEP_BY_STEPS
-    from l2snet.training.step_by_step import stored_cases
+    from l2snet.training.fold import Machine
+    from l2snet.weights import STEP_BY_STEP
 
-    chosen = options.choose(STEP_BY_STEPS, recipe, data)
+    role = network.replace("-", "_")
+    recipes = named_recipes(role)
+    arms = arm or ([MASK_ALONE] if role == STEP_BY_STEP else [])
+    if not arms:
+        raise InputError("nothing to compare with; give --arm, such as --arm norm=channels")
+    chosen = changed(options.choose(recipes, recipe, data), settings)
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise InputError(f"--seeds {seeds!r} was given; expected whole numbers separated by commas, such as 0,1,2")
     numbers = [int(seed) for seed in seeds.split(",")]
     studies = named_studies(data, names(hold_out))
     with in_turn(options.device):
-        cases = stored_cases(data, options.cache, names(hold_out), options.resample_ct)
-    ablation = Ablation(chosen, numbers, out, options.device, options.workers)
-    text = table(ablation.run(cases, studies, patients_of(data), options.resample_ct))
+        cases = trained_on(role, data, options.cache, names(hold_out), options.resample_ct)
+    trial = Ablation(chosen, arms, numbers, out, Machine(options.device, options.workers, compiled))
+    text = table(trial.run(cases, studies, patients_of(data), options.resample_ct, pet_only))
     if is_first_process():
-        write_text(text, out / "table.md")
+        write_text(text, out / ("table_pet_only.md" if pet_only else "table.md"))
         typer.echo(text)

@@ -1,77 +1,90 @@
-"""What the auxiliary channels of Step-by-Step are worth: the same recipe with and without them, over several seeds."""
+"""What a setting of a recipe is worth: a 3D network trained with and without it, from several seeds."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from l2snet.backend import load
+from l2snet.backend import Network, load
+from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.evaluation.records import Records
 from l2snet.evaluation.summary import Row
 from l2snet.evaluation.validate import score
+from l2snet.pipeline import segment_alone
+from l2snet.preprocess import intensity
 from l2snet.sources.autopet import find_studies, patients_among, read_study
-from l2snet.stepbystep import CHANNELS, StepByStep
+from l2snet.stepbystep import StepByStep
+from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
-from l2snet.training.fold import train_once
+from l2snet.training.fold import Machine, train_once
 from l2snet.training.loop import start_record
-from l2snet.training.recipes import StepByStepRecipe
-from l2snet.training.step_by_step import train_step_by_step
+from l2snet.training.recipes import SEGMENTERS, STEP_BY_STEPS, Recipe, StepByStepRecipe
+from l2snet.training.step_by_step import stored_cases, train_step_by_step
 from l2snet.training.store import StoredCase
-from l2snet.training.train import learnt_from
-from l2snet.weights import STEP_BY_STEP
+from l2snet.training.train import cached_cases, learnt_from, train_segmenter
+from l2snet.weights import SEGMENTER, STEP_BY_STEP
 
 logger = logging.getLogger(__name__)
 
-ARMS = {"with auxiliary channels": CHANNELS, "without": 1}
-SETTINGS, RECORDS = "settings.json", "cases"
+# The first arm; and the arm of Step-by-Step without its auxiliary channels.
+AS_IT_IS, MASK_ALONE = "as it is", "channels=1"
+SETTINGS, RECORDS, RECORDS_PET_ONLY = "settings.json", "cases", "cases_pet_only"
 # Column of the table to its heading; a column is left out where no case has it.
 COLUMNS = {"dice": "Dice", "fpv_ml": "FPV ml", "fnv_ml": "FNV ml", "lesion_score": "lesion score"}
 
+R = TypeVar("R", bound=Recipe)
+Cases = Sequence[StoredCase] | Sequence[CachedCase]
 # Arm to seed to case name to numbers.
 Results = dict[str, dict[int, dict[str, Row]]]
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One recipe, trained with and without auxiliary channels from each seed, tested on the same studies.
+    """One recipe as it is, and with each of some changes, trained from each seed and tested on the same studies.
 
     Attributes
     ----------
-    recipe : the same for all but `channels` and `seed`.
-    seeds : of first weights and samples; the samples of a seed are the same in both arms.
+    recipe : of the segmenter, which learns without a cue, or of Step-by-Step.
+    changes : settings that an arm has instead of the recipe's, as `changed` reads them, such as "norm=channels".
+    seeds : of first weights and samples; the samples of a seed are the same in all arms, but for what the arm changes.
     out : folder with a run, a weights folder and a record per test case of each training; what was stopped goes on.
     """
 
-    recipe: StepByStepRecipe
+    recipe: Recipe
+    changes: Sequence[str]
     seeds: Sequence[int]
     out: Path
-    device: str = "auto"
-    workers: int = 0
+    machine: Machine = field(default_factory=Machine)
 
     def run(
         self,
-        cases: Sequence[StoredCase],
+        cases: Cases,
         studies: Sequence[Path],
         patients: Mapping[str, str],
         resample_ct: bool = False,
+        pet_only: bool = False,
     ) -> Results:
         """Train on `cases`, test on `studies`.
 
         Parameters
         ----------
         patients : study name to patient, as `patients_of` gives it.
+        pet_only : test without the CT.
 
         Raises
         ------
-        InputError : a patient to be tested is trained on, or has tumours in a synthetic case; or `out` is of another
-            ablation.
+        InputError : a patient to be tested is trained on, or has tumours in a synthetic case; `out` is of another
+            ablation; or a change makes no sense.
         """
+        arms = {AS_IT_IS: self.recipe, **{change: changed(self.recipe, change) for change in self.changes}}
         tested = patients_among((folder.name for folder in studies), patients)
         both = sorted(tested & patients_among(learnt_from(cases), patients))
         if both:
@@ -80,37 +93,95 @@ class Ablation:
         settings = {"recipe": json.loads(self.recipe.to_json()), **names, "resample_ct": resample_ct}
         start_record(self.out / SETTINGS, json.dumps(settings, indent=1) + "\n")
         results: Results = {}
-        for seed in self.seeds:  # so that a stopped ablation has pairs
-            for arm, channels in ARMS.items():
-                folder = self.out / f"{channels}_channels_seed_{seed}"
-                self._train(folder, replace(self.recipe, channels=channels, seed=seed), cases)
-                with in_turn(self.device):
-                    results.setdefault(arm, {})[seed] = self._test(folder, studies, resample_ct)
+        for seed in self.seeds:  # so that a stopped ablation has whole comparisons
+            for arm, recipe in arms.items():
+                folder = self.out / f"{re.sub(r'[^a-z0-9_]+', '-', arm)}_seed_{seed}"
+                self._train(folder, replace(recipe, seed=seed), cases)
+                with in_turn(self.machine.device):
+                    results.setdefault(arm, {})[seed] = self._test(folder, studies, resample_ct, pet_only)
         return results
 
-    def _train(self, folder: Path, recipe: StepByStepRecipe, cases: Sequence[StoredCase]) -> None:
-        run, device = folder / "run", self.device
-        train_once(
-            lambda: train_step_by_step(cases, recipe, run, device, self.workers),
-            run,
-            folder / "weights" / STEP_BY_STEP,
-            device,
-        )
+    def _train(self, folder: Path, recipe: Recipe, cases: Cases) -> None:
+        run, machine = folder / "run", self.machine
+        train = _trainer(recipe)
 
-    def _test(self, folder: Path, studies: Sequence[Path], resample_ct: bool) -> dict[str, Row]:
-        network = load(folder / "weights" / STEP_BY_STEP, self.device)
-        method, records = StepByStep([network]), Records(folder / RECORDS)
+        def to_the_end() -> None:
+            train(cases, recipe, run, machine.device, machine.workers, compiled=machine.compiled)
+
+        train_once(to_the_end, run, folder / "weights" / recipe.network, machine.device)
+
+    def _test(self, folder: Path, studies: Sequence[Path], resample_ct: bool, pet_only: bool) -> dict[str, Row]:
+        network = load(folder / "weights" / self.recipe.network, self.machine.device)
+        records = Records(folder / (RECORDS_PET_ONLY if pet_only else RECORDS))
         rows = {}
         for study in studies:
             row = records.get(study.name, network.sha256)
             if row is None:
                 case = read_study(study, resample_ct, ct_optional=True)
-                result = method.segment(case)
-                row = {**score(case, result.mask.array), **result.scores}
+                row = _row(network, replace(case, ct=None) if pet_only else case)
                 records.put(study.name, network.sha256, row)
                 logger.info("%s: %s tested", folder.name, study.name)
             rows[study.name] = row
         return rows
+
+
+def named_recipes(network: str) -> Mapping[str, Recipe]:
+    """The recipes of a network that can be ablated, which learns without a cue.
+
+    Raises
+    ------
+    InputError : it cannot.
+    """
+    if network == STEP_BY_STEP:
+        return STEP_BY_STEPS
+    if network == SEGMENTER:
+        return {name: replace(recipe, cue_weight=0.0) for name, recipe in SEGMENTERS.items()}
+    raise InputError(f"network {network!r} cannot be ablated; expected {STEP_BY_STEP} or {SEGMENTER}")
+
+
+def _trainer(recipe: Recipe) -> Any:
+    return train_step_by_step if isinstance(recipe, StepByStepRecipe) else train_segmenter
+
+
+def _row(network: Network, case: Case) -> Row:
+    if network.config.network == SEGMENTER:
+        return score(case, segment_alone(case, network))
+    result = StepByStep([network]).segment(case)
+    return {**score(case, result.mask.array), **result.scores}
+
+
+def trained_on(network: str, data: Sequence[Path], cache: Path, hold_out: set[str], resample_ct: bool) -> Cases:
+    """The cases of `data` as the network's training takes them, without those held out."""
+    make = stored_cases if network == STEP_BY_STEP else cached_cases
+    return make(data, cache, hold_out, resample_ct)
+
+
+def changed(recipe: R, change: str) -> R:
+    """The recipe with other settings, such as "norm=window window=null" or "shares=[1,0]": fields, values in JSON.
+
+    Raises
+    ------
+    InputError : a field is not one of the recipe, or the settings make no sense.
+    """
+    values = {}
+    for part in change.split():
+        name, equals, text = part.partition("=")
+        if not equals or name not in {one.name for one in fields(recipe)}:
+            raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
+        values[name] = _value(text)
+    try:
+        return replace(recipe, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
+
+
+def _value(text: str) -> Any:
+    """JSON, or else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else intensity(value) if isinstance(value, dict) else value
 
 
 def named_studies(data: Sequence[Path], names: set[str]) -> list[Path]:

@@ -11,7 +11,7 @@ from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.evaluation.validate import predictions
-from l2snet.pipeline import SEGMENTER_ROW, L2SNet
+from l2snet.pipeline import L2SNet, segment_alone
 from l2snet.stepbystep import StepByStep
 from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
@@ -122,8 +122,7 @@ class L2SNetPlan:
     def masks(self, networks: Sequence[Network], case: Case) -> dict[str, Array]:
         """The rows of L2SNet, and the 3D network alone that was trained without cues."""
         localizer, segmenter, plain = networks
-        without_cue = predictions(L2SNet([localizer], [plain]), case)[SEGMENTER_ROW]
-        return {**predictions(L2SNet([localizer], [segmenter]), case), WITHOUT_CUE: without_cue}
+        return {**predictions(L2SNet([localizer], [segmenter]), case), WITHOUT_CUE: segment_alone(case, plain)}
 
     def _localizer(self, fold: Fold, name: str, cases: Sequence[CachedCase]) -> None:
         device, workers = fold.machine.device, fold.machine.workers

@@ -1,4 +1,4 @@
-"""What measures and shows Step-by-Step: the ablation and its table, the storage's figures, the picture of channels."""
+"""What measures and shows 3D networks: ablations and their table, the storage's figures, the picture of channels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from test_step_by_step_training import TINY
 
 from l2snet.cli import main
 from l2snet.errors import InputError
+from l2snet.preprocess import LogScale
 from l2snet.sources.autopet import patients_of, write_donors
 from l2snet.training import ablation, recipes
-from l2snet.training.ablation import ARMS, Ablation, named_studies, table
+from l2snet.training.ablation import AS_IT_IS, MASK_ALONE, Ablation, changed, named_studies, table
+from l2snet.training.recipes import SegmenterRecipe
 from l2snet.training.step_by_step import stored_cases
 from l2snet.volume import write_volume
 
@@ -61,21 +63,62 @@ def test_an_ablation_trains_pairs_and_goes_on(data: Path, tmp_path: Path, monkey
         monkeypatch.setattr(ablation, "train_step_by_step", None)
         monkeypatch.setattr(ablation.StepByStep, "segment", None)
     assert texts[0] == texts[1]
-    for channels in ARMS.values():
-        folder = tmp_path / "out" / f"{channels}_channels_seed_4"
+    for arm, channels in (("as-it-is", 8), ("channels-1", 1)):
+        folder = tmp_path / "out" / f"{arm}_seed_4"
         config = json.loads((folder / "weights" / "step_by_step" / "config.json").read_text("utf-8"))
         assert config["architecture"]["out_channels"] == channels
         assert config["trained"]["recipe"]["seed"] == 4
         assert config["trained"]["cases"] == ["a"]
         assert {file.stem for file in (folder / "cases").iterdir()} == {"bb", "ccc"}
-    cells = re.findall(r"^\| (with[^|]*) \| (\S+) \| 2 \|", texts[0], re.MULTILINE)
-    assert cells == [(arm, seed) for arm in ARMS for seed in ("4", "all")]
+    cells = re.findall(r"^\| (.+?) \| (\S+) \| 2 \|", texts[0], re.MULTILINE)
+    assert cells == [(arm, seed) for arm in (AS_IT_IS, MASK_ALONE) for seed in ("4", "all")]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_ablation_of_the_segmenter(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two norms, trained once and tested with CT and without: the runs are those of the first command."""
+    tiny = SegmenterRecipe(
+        name="tiny", epochs=4, steps_per_epoch=1, batch=1, crop=(8, 8, 8), widths=(2, 4), norm="batch"
+    )
+    monkeypatch.setitem(recipes.SEGMENTERS, "tiny", tiny)
+    line = ["ablation", data, tmp_path / "out", "--network", "segmenter", "--recipe", "tiny", "--hold-out", "bb,ccc"]
+    line += ["--arm", "norm=channels ct_dropout=0.5", "--set", "epochs=1", "--seeds", "4"]
+    line += ["--cache", tmp_path / "cache", "--device", "cpu", "--workers", "0"]
+    for more in ([], ["--pet-only"]):
+        with pytest.raises(SystemExit) as ended:
+            main([str(part) for part in [*line, *more]])
+        assert ended.value.code == 0
+        monkeypatch.setattr(ablation, "train_segmenter", None)
+    for arm, norm in (("as-it-is", "batch"), ("norm-channels-ct_dropout-0-5", "channels")):
+        folder = tmp_path / "out" / f"{arm}_seed_4"
+        config = json.loads((folder / "weights" / "segmenter" / "config.json").read_text("utf-8"))
+        assert config["architecture"]["norm"] == norm
+        assert config["trained"]["recipe"]["epochs"] == 1
+        for records in ("cases", "cases_pet_only"):
+            assert {file.stem for file in (folder / records).iterdir()} == {"bb", "ccc"}
+    for name in ("table.md", "table_pet_only.md"):
+        assert "| norm=channels ct_dropout=0.5 | 4 | 2 |" in (tmp_path / "out" / name).read_text("utf-8")
+
+
+def test_settings_of_an_arm() -> None:
+    recipe = SegmenterRecipe()
+    found = changed(recipe, 'norm=channels window=null shares=[1,0] pet={"offset":2} ct_dropout=0.5')
+    assert found == replace(recipe, norm="channels", shares=(1, 0), pet=LogScale(2), ct_dropout=0.5)
+    assert changed(recipe, "") == recipe
+
+
+@pytest.mark.parametrize("change", ["channels=1", "norm", "norm window=null", "epochs=0", "window=[1,2,3]"])
+def test_settings_that_make_no_sense_are_refused(change: str) -> None:
+    with pytest.raises(InputError, match=r"no setting of a segmenter's recipe|makes no sense"):
+        changed(SegmenterRecipe(), change)
 
 
 def test_an_ablation_never_tests_on_what_it_trained_on(data: Path, tmp_path: Path) -> None:
     cases = stored_cases([data], tmp_path / "cache")
     with pytest.raises(InputError, match="a would be trained on and tested"):
-        Ablation(TINY, [0], tmp_path / "out").run(cases, named_studies([data], {"a"}), patients_of([data]))
+        Ablation(TINY, [MASK_ALONE], [0], tmp_path / "out").run(
+            cases, named_studies([data], {"a"}), patients_of([data])
+        )
     with pytest.raises(InputError, match="--hold-out names x"):
         named_studies([data], {"a", "x"})
 
@@ -87,7 +130,7 @@ def test_an_ablation_never_tests_on_a_patient_it_learnt_from(data: Path, tmp_pat
         (data / name).rename(data / "p1" / name)
     shutil.copytree(data / "bb", tmp_path / "bodies" / "body")
     write_donors(["bb"], tmp_path / "bodies" / "body")
-    trial, patients = Ablation(TINY, [0], tmp_path / "out"), patients_of([data])
+    trial, patients = Ablation(TINY, [MASK_ALONE], [0], tmp_path / "out"), patients_of([data])
     cases = stored_cases([data], tmp_path / "cache", {"a"})
     with pytest.raises(InputError, match="p1 would be trained on and tested"):
         trial.run(cases, named_studies([data], {"a"}), patients)
