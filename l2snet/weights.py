@@ -94,14 +94,18 @@ class NetworkConfig:
         return whole and (self.network != LOCALIZER or max(self.stride) == 1)
 
     @property
-    def seen_cases(self) -> frozenset[str]:
-        """Names of the cases that training, what it started from, the localizers of its cues, or calibration saw.
+    def learnt_cases(self) -> frozenset[str]:
+        """Names of the cases that the network's parameters come from: its training's, its start's, its localizers'.
 
         Names of their patients are among them, where they differ; older configs have none.
         """
         records = [self.trained, self.trained.get("start", {}), *self.trained.get("cues", {}).get("localizers", [])]
-        trained = {name for record in records for name in record.get("cases", [])}
-        return frozenset(trained.union(self.trained.get("calibrated_on", [])))
+        return frozenset(name for record in records for name in record.get("cases", []))
+
+    @property
+    def seen_cases(self) -> frozenset[str]:
+        """`learnt_cases`, and those that its thresholds were calibrated on, which nothing that starts from it takes."""
+        return self.learnt_cases.union(self.trained.get("calibrated_on", []))
 
     def to_json(self) -> str:
         """The text of `config.json`."""

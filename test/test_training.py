@@ -33,7 +33,7 @@ from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.training.train import train_localizer, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume
-from l2snet.weights import NETWORK, NetworkConfig, read_config
+from l2snet.weights import CONFIG, NETWORK, NetworkConfig, read_config, write_sums
 
 SIZE = (20, 22, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
@@ -257,7 +257,12 @@ def test_a_run_starts_from_weights_and_says_what_they_had_seen(
 ) -> None:
     """A rate of nearly zero: what the new run holds is what it started from (filters are stored in float16)."""
     train(cases[:1], replace(recipe, epochs=1), tmp_path / "first", "cpu")
-    export_run(tmp_path / "first", tmp_path / "weights")
+    first = export_run(tmp_path / "first", tmp_path / "weights")
+    # Thresholds are not passed on, so what they were calibrated on is not learnt from.
+    calibrated = replace(first, trained={**first.trained, "calibrated_on": ["c"]})
+    (tmp_path / "weights" / CONFIG).write_text(calibrated.to_json())
+    write_sums(tmp_path / "weights")
+    assert read_config(tmp_path / "weights").seen_cases == {"a", "c"}
     still = replace(recipe, epochs=1, learning_rate=1e-12)
     train(cases[1:], still, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")
     before, after = tensors(tmp_path / "first")[0], tensors(tmp_path / "second")[0]

@@ -181,7 +181,7 @@ def _check_unseen(tested: Set[str], patients: Mapping[str, str], also: Sequence[
     if both:
         raise InputError(f"{', '.join(both[:3])} would be tested and always trained on; leave them out of one")
     for folder in starts:
-        both = sorted(tested & patients_among(read_config(folder).seen_cases, patients))
+        both = sorted(tested & patients_among(read_config(folder).learnt_cases, patients))
         if both:
             raise InputError(
                 f"{folder} was trained on {', '.join(both[:3])}, which would be tested; "

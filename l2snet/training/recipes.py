@@ -282,7 +282,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
 # On voxels of 3 x 4.1 x 4.1 mm: it sees 26 cm of a plane at the cost of 13.
 SMALL_SEGMENTER = SegmenterRecipe(
     name="small",
-    epochs=70,
+    epochs=55,
     steps_per_epoch=50,
     crop=(64, 64, 64),
     window=(128, 96, 160),
@@ -305,7 +305,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" on
 # volumes cropped around tumours, such as Soft-tissue-Sarcoma's, in crops of their size and for their anatomical truth.
-MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", learning_rate=3e-4)
+MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=55, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=5e-4)
 CROPS_LOCALIZER = replace(
     MORE_LOCALIZER,

@@ -219,7 +219,7 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
         )
     if not (run / START).is_file() and (run / CHECKPOINT).is_file():
         raise InputError(f"{run} was begun without weights; leave --pretrained out, or give another run folder")
-    record = {"sha256": sha256(pretrained / NETWORK), "cases": sorted(config.seen_cases)}
+    record = {"sha256": sha256(pretrained / NETWORK), "cases": sorted(config.learnt_cases)}
     start_record(run / START, json.dumps(record, indent=1) + "\n")
     network.load_state_dict(state)
 
@@ -248,7 +248,7 @@ def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: 
     InputError : the run was begun with other localizers.
     """
     patient = {case.name: case.patient or case.name for case in cases}
-    seen = {one.sha256: patients_among(one.config.seen_cases, patient) for one in localizers}
+    seen = {one.sha256: patients_among(one.config.learnt_cases, patient) for one in localizers}
     itself = {one.sha256: patients_among(one.config.trained.get("cases", []), patient) for one in localizers}
     chosen = {
         case: next(
@@ -261,7 +261,7 @@ def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: 
     if not_held_out:
         logger.warning("the cue of %d of %d cases is by a localizer that saw them", len(not_held_out), len(cases))
     record = {
-        "localizers": [{"sha256": one.sha256, "cases": sorted(one.config.seen_cases)} for one in localizers],
+        "localizers": [{"sha256": one.sha256, "cases": sorted(one.config.learnt_cases)} for one in localizers],
         "cases_their_localizer_was_trained_on": not_held_out,
     }
     start_record(run / CUES, json.dumps(record, indent=1) + "\n")
