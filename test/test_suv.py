@@ -277,6 +277,8 @@ def test_a_refusal_says_what_helps():
     apart = [replace(NOT_CORRECTED, acquisition_time=time) for time in ("080000", "100100")]
     with pytest.raises(InputError, match=r"is 100000\.00, 2\.0 h after the scan at 2020-01-01 08:00:59"):
         suv_factors(apart, QIBA)
+    with pytest.raises(InputError, match=r"is 114959\.4, 0\.0 h before the scan at 2020-01-01 11:50:00"):  # 0.6 s
+        factor(replace(HEADER, injection_time="114959.4", half_life_s=0.05))
     with pytest.raises(InputError, match="expected BW, LBMJANMA, BSA: use the series in BQML"):
         factor(replace(HEADER, units="GML", suv_type="IBW"))
     with pytest.raises(InputError) as refused:
