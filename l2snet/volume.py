@@ -47,6 +47,8 @@ INTEGER_PIXELS = (
     *(sitk.sitkInt8, sitk.sitkInt16, sitk.sitkInt32, sitk.sitkInt64),
 )
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
+# What ITK writes before the voxels of a NIfTI file.
+NIFTI_HEADER_BYTES = 352
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,7 @@ def _check_nifti_written(path: Path, voxel_bytes: int) -> None:
 
     Raises
     ------
-    OSError : the file holds fewer bytes than its voxels have.
+    OSError : the file holds fewer bytes than its header and voxels have, or its packing has no end.
     """
     written = 0
     with (
@@ -304,8 +306,9 @@ def _check_nifti_written(path: Path, voxel_bytes: int) -> None:
     ):
         while chunk := file.read(1 << 20):
             written += len(chunk)
-    if written < voxel_bytes:
-        raise OSError("the file was cut off; is the disk full?")
+        if written >= NIFTI_HEADER_BYTES + voxel_bytes:
+            return
+    raise OSError("the file was cut off; is the disk full?")
 
 
 def _read(path: Path, keep_integers: bool) -> Volume:

@@ -390,17 +390,15 @@ def test_scaled_integers_are_no_integers(tmp_path: Path):
     np.testing.assert_array_equal(found, values.T / np.float32(2))
 
 
-# What is left of a file of 1.4 MB of voxels: as many bytes as voxels have, or fewer; or a byte of it damaged.
-VOXEL_BYTES = 4 * 70**3
-
-
+# What is left of a file of 1.4 MB of voxels: all, or fewer bytes; or a byte of it damaged.
 @pytest.mark.parametrize(
     ("suffix", "change", "whole"),
     [
-        (".nii", lambda raw: raw[:VOXEL_BYTES], True),
-        (".nii", lambda raw: raw[: VOXEL_BYTES - 1], False),
+        (".nii", lambda raw: raw, True),
+        (".nii", lambda raw: raw[:-1], False),
         (".nii", lambda raw: b"", False),
         (".nii.gz", lambda raw: raw, True),
+        (".nii.gz", lambda raw: raw[:-1], False),  # of the packing's own end
         (".nii.gz", lambda raw: raw[: len(raw) // 2], False),
         (".nii.gz", lambda raw: raw[:10] + b"\xff" + raw[11:], False),  # no kind of block that deflate has
     ],
