@@ -512,6 +512,25 @@ def test_a_folder_is_refused(tmp_path: Path):
         read_volume(tmp_path, "CT")
 
 
+def test_an_unknown_ending_is_refused_with_those_that_are_read(tmp_path: Path):
+    (tmp_path / "image.png").touch()
+    with pytest.raises(InputError, match=r"\(its ending is none of \.mha, \.mhd, \.nii, \.nii\.gz, \.nrrd\)$"):
+        read_volume(tmp_path / "image.png", "PET")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sitk, "WriteImage", lambda *_, **options: None)  # it would end the process
+    path = tmp_path / (b"caf\xe9".decode("utf-8", "surrogateescape") + ".mha")
+    with pytest.raises(OutputError, match=r"cannot be written: its name, or a folder's, is not UTF-8; rename it$"):
+        write_volume(numbered(PLAIN), path, compress=False)
+    try:
+        path.write_bytes(metaimage())
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    with pytest.raises(InputError, match=r"\(its name, or a folder's, is not UTF-8; rename it\)$"):
+        read_volume(path, "PET")
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".nii.gz", ".nrrd", ".txt"])
 @pytest.mark.parametrize("content", [b"", b"this is no image\n"], ids=["empty", "text"])
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, suffix: str, content: bytes):
@@ -534,6 +553,16 @@ def test_what_is_not_3d_and_scalar_is_refused(tmp_path: Path, image: sitk.Image,
     sitk.WriteImage(image, str(tmp_path / "image.mha"))
     with pytest.raises(InputError, match=rf"PET: image\.mha: it is a {found}.*expected a 3D image with one"):
         read_volume(tmp_path / "image.mha", "PET")
+
+
+@pytest.mark.parametrize("values", [3, 1])
+def test_a_nrrd_of_vectors_is_refused(tmp_path: Path, values: int):
+    """Three axes, of which ITK takes the first for the values of a voxel."""
+    path = tmp_path / "image.nrrd"
+    sitk.WriteImage(sitk.Image([4, 5], sitk.sitkVectorFloat32, 3), str(path))
+    path.write_bytes(path.read_bytes().replace(b"sizes: 3", f"sizes: {values}".encode()))
+    with pytest.raises(InputError, match=rf"it is a 2D image with {values} value\(s\) a voxel; expected a 3D image"):
+        read_volume(path, "PET")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -639,7 +668,7 @@ def test_a_header_with_an_impossible_grid_is_refused_by_name(tmp_path: Path, cha
 
 @pytest.mark.parametrize("name", ["mask.png", "mask", "mask.mha.part"])
 def test_unknown_endings_are_refused(tmp_path: Path, name: str):
-    with pytest.raises(OutputError, match=rf"{name} has no known ending.*\.mha"):
+    with pytest.raises(OutputError, match=rf"{name} has no known ending; expected one of .mha, .nii, .nii.gz, .nrrd$"):
         write_volume(numbered(PLAIN), tmp_path / name, compress=True)
     assert list(tmp_path.iterdir()) == []
 
