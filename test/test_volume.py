@@ -101,6 +101,12 @@ def test_impossible_spacing_is_refused(wrong: float, axis: int):
         Geometry((2, 3, 4), tuple(spacing))
 
 
+def test_a_grid_may_begin_a_kilometre_away_and_no_further():
+    assert replace(PLAIN, origin_mm=(1e6, -1e6, 0.0)).origin_mm == (1e6, -1e6, 0.0)
+    with pytest.raises(InputError, match=r"^an origin of \(0\.0, -1000001\.0, 0\.0\) mm was found; .* up to 1e\+06$"):
+        replace(PLAIN, origin_mm=(0.0, -1000001.0, 0.0))
+
+
 @pytest.mark.parametrize("wrong", [0, -1])
 @pytest.mark.parametrize("axis", range(3))
 def test_an_empty_grid_is_refused(wrong: int, axis: int):
@@ -193,6 +199,11 @@ def test_matches_to_a_tenth_of_the_smallest_voxel(axis: int, apart_mm: float, sa
     moved = replace(grid, origin_mm=tuple(origin))
     assert grid.matches(moved) is same
     assert moved.matches(grid) is same
+
+
+def test_a_tenth_of_a_voxel_itself_matches():
+    grid = Geometry((2, 3, 4), (10.0, 10.0, 10.0))  # a tenth is 1 mm, exactly
+    assert grid.matches(replace(grid, origin_mm=(1.0, 0.0, 0.0)))
 
 
 def test_matches_counts_the_drift_at_the_far_corner():
