@@ -137,6 +137,14 @@ def test_a_direction_rounded_to_four_digits_is_accepted():
     assert replace(oblique(), direction=rounded).direction == rounded
 
 
+def test_directions_may_be_a_thousandth_from_orthonormal():
+    z, x = (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)
+    # The product of the second column and the third is the cosine.
+    assert replace(PLAIN, direction=(z, (0.0, 1.0, 0.001), x)).direction[1][2] == 0.001
+    with pytest.raises(InputError, match="not orthonormal"):
+        replace(PLAIN, direction=(z, (0.0, 1.0, 0.0011), x))
+
+
 def test_only_an_oblique_grid_is_not_axis_aligned(reorder: Reorder):
     assert reorder(numbered(PLAIN)).geometry.is_axis_aligned
     assert not reorder(numbered(oblique())).geometry.is_axis_aligned
