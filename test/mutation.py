@@ -17,7 +17,12 @@ from collections import Counter, defaultdict
 from typer import echo
 
 # What was looked at, and changes no result; docs/testing.md says why.
-EQUIVALENT: dict[str, int] = {}
+EQUIVALENT = {
+    "l2snet.evaluation.metrics": 5,
+    "l2snet.fuse": 2,
+    "l2snet.sources.suv": 4,
+    "l2snet.volume": 24,
+}
 
 
 def by_module(results: str) -> dict[str, Counter[str]]:
