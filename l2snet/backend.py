@@ -7,14 +7,17 @@ are checked against.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import numpy as np
 from l2snet.errors import DeviceError, DeviceMemoryError, MissingPackageError, WeightsError, reason
 from l2snet.openvino_quiet import import_openvino
 from l2snet.volume import Array
-from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, NetworkConfig, read_config, read_sums
+from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, NetworkConfig, read_config, read_sums, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +150,7 @@ def _start_problem(_session: object, device: str) -> str | None:
     try:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        _gpu_session(_identity_model(), device)
+        _gpu_session(_identity_model(), device, "fast")
     except DeviceError as error:
         return str(error)
     return None
@@ -174,7 +177,11 @@ def _gpu_session(model: bytes | str, device: str, precision: str = "exact") -> A
     fast = int(precision == "fast")
     settings: dict[str, dict[str, Any]] = {"cuda": {"use_tf32": fast, "cudnn_conv_algo_search": "HEURISTIC"}}
     if device == "tensorrt":
-        settings = {"tensorrt": {"trt_fp16_enable": fast, **_engine_cache()}, **settings}
+        settings = {"tensorrt": {"trt_fp16_enable": fast, **_engine_cache(model)}, **settings}
+        with suppress(ImportError):  # its package loads its libraries, which the loader does not find by itself
+            import_module("tensorrt")
+        if not fast:
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT has no other switch for float32 throughout
     providers = [(PROVIDERS[name], values) for name, values in settings.items()]
     name = NAMES[device]
     try:
@@ -186,10 +193,14 @@ def _gpu_session(model: bytes | str, device: str, precision: str = "exact") -> A
     return session
 
 
-def _engine_cache() -> dict[str, Any]:
-    """Where TensorRT keeps the engines that it builds for minutes: the user's own folder, or nowhere without one."""
+def _engine_cache(model: bytes | str) -> dict[str, Any]:
+    """Where TensorRT keeps the engines that it builds for minutes: the user's own folder, or nowhere without one.
+
+    A folder for each network: ONNX Runtime tells engines apart by the names in the graph, not by the weights.
+    """
+    whose = sha256(Path(model)) if isinstance(model, str) else hashlib.sha256(model).hexdigest()
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2snet" / "tensorrt"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2snet" / "tensorrt" / whose
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         logger.warning("TensorRT's engines are built anew in every run: there is no folder to keep them in")

@@ -50,7 +50,7 @@ class NetworkConfig:
     mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
     pet, ct : intensity windows in SUV and HU; `ct` None when the network sees PET alone.
     thresholds : named as in `THRESHOLDS`.
-    trained : how the weights came about (recipe, cases, what they started from); `seen_cases` is drawn from it.
+    trained : how the weights came about: recipe, cases, what they started from; see `learnt_cases` and `seen_cases`.
     """
 
     network: str
@@ -104,7 +104,7 @@ class NetworkConfig:
 
     @property
     def seen_cases(self) -> frozenset[str]:
-        """`learnt_cases`, and those that its thresholds were calibrated on, which nothing that starts from it takes."""
+        """`learnt_cases`, and those that its thresholds were calibrated on; who starts from it takes no thresholds."""
         return self.learnt_cases.union(self.trained.get("calibrated_on", []))
 
     def to_json(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -187,6 +188,8 @@ def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
     use: Use, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, f16: int, kind: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    backend._start_problem.cache_clear()
     sessions = use(Sessions(TENSORRT, available=tuple(TENSORRT[:2])))
     assert sessions is not None
     network = load(identity, "tensorrt", precision)
@@ -195,8 +198,11 @@ def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
     assert (name, rest) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert settings["trt_fp16_enable"] == f16
     assert settings["trt_engine_cache_enable"] == 1
-    assert settings["trt_engine_cache_path"] == str(tmp_path / "cache" / "l2snet" / "tensorrt")
-    assert (tmp_path / "cache" / "l2snet" / "tensorrt").is_dir()
+    # Engines of other weights have another folder: by their names alone they are not told apart.
+    folder = tmp_path / "cache" / "l2snet" / "tensorrt" / sha256(identity / NETWORK)
+    assert settings["trt_engine_cache_path"] == str(folder)
+    assert folder.is_dir()
+    assert (os.environ["NVIDIA_TF32_OVERRIDE"] == "0") == (precision == "exact")
     np.testing.assert_array_equal(network(np.zeros((1, 1, 2, 2))), np.ones((1, 1, 2, 2)))
 
 
@@ -205,6 +211,7 @@ def test_tensorrt_runs_where_nothing_can_be_kept(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     sessions = use(Sessions(TENSORRT, available=tuple(TENSORRT[:2])))
     assert sessions is not None
     load(identity, "tensorrt")

@@ -107,7 +107,9 @@ def test_settings_of_an_arm() -> None:
     assert changed(recipe, "") == recipe
 
 
-@pytest.mark.parametrize("change", ["channels=1", "norm", "norm window=null", "epochs=0", "window=[1,2,3]"])
+@pytest.mark.parametrize(
+    "change", ["channels=1", "norm", "epochs=0", "window=[1,2,3]", "seed=3", "cue_weight=1", 'pet={"x":1}']
+)
 def test_settings_that_make_no_sense_are_refused(change: str) -> None:
     with pytest.raises(InputError, match=r"no setting of a segmenter's recipe|makes no sense"):
         changed(SegmenterRecipe(), change)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from l2snet.errors import InputError
 from l2snet.networks import build
 from l2snet.preprocess import Window
 from l2snet.training.recipes import LOCALIZERS, SEGMENTERS, STEP_BY_STEPS, LocalizerRecipe, Recipe, SegmenterRecipe
@@ -139,7 +140,7 @@ def test_the_other_networks_recipe_is_refused() -> None:
 
 def test_unknown_settings_are_refused() -> None:
     values: dict[str, Any] = {**json.loads(LocalizerRecipe().to_json()), "learning_rat": 1.0}
-    with pytest.raises(TypeError, match="learning_rat"):
+    with pytest.raises(InputError, match="learning_rat"):
         LocalizerRecipe.from_json(json.dumps(values))
 
 

@@ -498,14 +498,14 @@ def test_log_has_a_line_per_epoch_and_the_rates_of_the_schedule(tmp_path: Path, 
 
 
 def test_the_device_is_busy_in_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps from 0 to 1 s and from 5 to 7 s; between them it waits for a sample."""
-    clock = iter([0.0, 1.0, 5.0, 7.0])
+    """Steps from 0 to 1 s and from 5 to 7 s of 8 s; else it waits for a sample."""
+    clock = iter([0.0, 0.0, 1.0, 5.0, 7.0, 8.0])
     monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
-    busy = loop.Stopwatch(torch.device("cpu"))
+    watch = loop.Stopwatch(torch.device("cpu"))
     for _ in range(2):
-        with busy:
+        with watch:
             pass
-    assert busy.seconds() == 3.0
+    assert watch.share() == 3 / 8
 
 
 def test_checkpoint_is_safetensors_and_no_pickle(

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # The first arm; and the arm of Step-by-Step without its auxiliary channels.
 AS_IT_IS, MASK_ALONE = "as it is", "channels=1"
+# What an arm cannot change: each has every seed, and no cue is at hand.
+NO_ARMS = {"name", "seed", "cue_weight"}
 SETTINGS, RECORDS, RECORDS_PET_ONLY = "settings.json", "cases", "cases_pet_only"
 # Column of the table to its heading; a column is left out where no case has it.
 COLUMNS = {"dice": "Dice", "fpv_ml": "FPV ml", "fnv_ml": "FNV ml", "lesion_score": "lesion score"}
@@ -85,6 +87,10 @@ class Ablation:
             ablation; or a change makes no sense.
         """
         arms = {AS_IT_IS: self.recipe, **{change: changed(self.recipe, change) for change in self.changes}}
+        folders = 1 + max(case.source for case in cases)
+        for arm, recipe in arms.items():
+            if recipe.shares is not None and len(recipe.shares) != folders:
+                raise InputError(f"arm {arm!r} has shares {recipe.shares}; expected one for each of {folders} folders")
         tested = patients_among((folder.name for folder in studies), patients)
         both = sorted(tested & patients_among(learnt_from(cases), patients))
         if both:
@@ -166,11 +172,11 @@ def changed(recipe: R, change: str) -> R:
     values = {}
     for part in change.split():
         name, equals, text = part.partition("=")
-        if not equals or name not in {one.name for one in fields(recipe)}:
+        if not equals or name not in {one.name for one in fields(recipe)} - NO_ARMS:
             raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
-        values[name] = _value(text)
+        values[name] = text
     try:
-        return replace(recipe, **values)
+        return replace(recipe, **{name: _value(text) for name, text in values.items()})
     except (TypeError, ValueError) as error:
         raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
 

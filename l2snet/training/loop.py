@@ -103,14 +103,13 @@ def fit(
         for epoch in range(first, last):
             if schedule.is_over:
                 break
-            began = time.perf_counter()
             total = torch.zeros((), device=fabric.device)
-            busy = Stopwatch(fabric.device)
+            watch = Stopwatch(fabric.device)
             for step in range(epoch * recipe.steps_per_epoch, (epoch + 1) * recipe.steps_per_epoch):
                 sample = next(samples)
                 rate = schedule.rate(step)
                 _set_rate(optimizer, rate)
-                with busy:
+                with watch:
                     optimizer.zero_grad()
                     loss = loss_of(model(sample["image"]), sample)
                     fabric.backward(loss)
@@ -123,10 +122,11 @@ def fit(
                     f"the loss of epoch {epoch + 1} is {mean}; the last checkpoint is kept; lower the learning rate"
                 )
             schedule.record(mean)
+            busy = watch.share()
             if epoch + 1 == recipe.epochs or schedule.is_over:
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
             if fabric.is_global_zero:
-                _log(run / LOG, epoch + 1, mean, rate, time.perf_counter() - began, busy.seconds())
+                _log(run / LOG, epoch + 1, mean, rate, watch.elapsed(), busy)
                 logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
                 if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last or schedule.is_over:
                     save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
@@ -157,7 +157,7 @@ def settle_batch_norm(
 
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum, Adam or AdamW; one pass over the parameters, which is a tenth of a localizer's step."""
+    """SGD with momentum, Adam or AdamW, each in one pass over the parameters."""
     if recipe.optimizer != "sgd":
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         return kind(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -315,11 +315,12 @@ def _bar(hidden: bool) -> Progress:
 
 
 class Stopwatch:
-    """How long the device worked on what was begun in its `with` blocks; on a GPU by its own clock, without a wait."""
+    """How long the device had work, begun in its `with` blocks; on a GPU by its own clock, without a wait."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self.marks: list[Any] = []
+        self.began = time.perf_counter()
 
     def __enter__(self) -> None:
         self._mark()
@@ -335,8 +336,15 @@ class Stopwatch:
         else:
             self.marks.append(time.perf_counter())
 
-    def seconds(self) -> float:
-        """Of all blocks that have ended, together."""
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self.began
+
+    def share(self) -> float:
+        """Of the time since it was made, that the device had work."""
+        return self._seconds() / self.elapsed()
+
+    def _seconds(self) -> float:
         pairs = zip(self.marks[::2], self.marks[1::2], strict=True)
         if self.on_gpu:
             torch.cuda.synchronize()
@@ -350,6 +358,6 @@ def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float, busy:
     if path.is_file():
         with path.open(newline="") as file:
             rows = [row for row in csv.reader(file) if row[0] != "epoch" and int(row[0]) < epoch]
-    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}", f"{busy / seconds:.3f}"])
+    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}", f"{busy:.3f}"])
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds", "busy"], *rows])

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
+from l2snet.errors import InputError
 from l2snet.preprocess import LogScale, Window, intensity
 from l2snet.training.schedules import Fixed, MovingAverage, MovingAverageRule, Schedule
 from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
@@ -68,6 +69,8 @@ class Recipe(ABC):
         values = json.loads(text)
         if values.pop("network") != cls.network:
             raise ValueError(f"not a recipe of the {cls.network}")
+        if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
+            raise InputError(f"the recipe has settings of another version ({', '.join(unknown)}); use that version")
         for f in fields(cls):
             value = values.get(f.name)
             if isinstance(value, list):
@@ -190,7 +193,7 @@ class StepByStepRecipe(Recipe):
     lesion_share: float = 0.75  # of an image's crops that hold a voxel of its lesions; not given
     crop: tuple[int, int, int] = (32, 160, 160)  # (z, y, x)
     stride: tuple[int, int, int] = (1, 1, 1)  # as of `SegmenterRecipe`
-    hot_share: float = 0.0  # of all crops that are centred on normal uptake; the rest lie anywhere
+    hot_share: float = 0.0  # of all crops that hold a drawn voxel of normal uptake; the rest lie anywhere
     mirror_axes: tuple[int, ...] = ()  # along each of which half of the crops are flipped; no augmentation is given
     ct_dropout: float = 0.0  # share of crops whose CT is blanked
     rate_divisor: float = 2.5
@@ -303,8 +306,9 @@ SMALL_SEGMENTER = SegmenterRecipe(
     weight_decay=1e-2,
     warmup_steps=100,
 )
-# To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" on
-# volumes cropped around tumours, such as Soft-tissue-Sarcoma's, in crops of their size and for their anatomical truth.
+# To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" from
+# weights of full resolution and norm="channels", such as the shipped ones, on volumes cropped around tumours, such as
+# Soft-tissue-Sarcoma's, in crops of their size and for their anatomical truth.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=55, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=5e-4)
 CROPS_LOCALIZER = replace(

@@ -268,7 +268,7 @@ def _names(transaction: Any, path: Path) -> list[str]:
     try:
         record = json.loads(bytes(transaction.get(STORE) or b"null"))
         if record["format"] != FORMAT:
-            raise ValueError(f"its format is {record['format']}, and this program reads {FORMAT}")
+            raise ValueError(f"its format is {record['format']}, and this program reads {FORMAT}; remove it")
         return list(record["cases"])
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path} is not a store of l2snet ({error}); write one with l2snet prepare lmdb") from error
