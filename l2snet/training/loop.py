@@ -145,15 +145,9 @@ def settle_batch_norm(
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return
     first = recipe.epochs * recipe.steps_per_epoch  # samples that the run has not had
-    batches = _Batches(
-        recipe, range(first, first + min(first, SETTLING_BATCHES)), fabric.global_rank, fabric.world_size
-    )
-    loader = fabric.setup_dataloaders(
-        DataLoader(dataset, batch_sampler=batches, num_workers=workers), use_distributed_sampler=False
-    )
-    samples: Iterator[Sample] = iter(loader)  # type: ignore[arg-type]  # Fabric's loaders are untyped
+    steps = range(first, first + min(first, SETTLING_BATCHES))
     with fabric.autocast():
-        update_bn((sample["image"] for sample in samples), network)
+        update_bn((sample["image"] for sample in _batches(dataset, recipe, steps, fabric, workers)), network)
 
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
