@@ -418,6 +418,7 @@ HELP = {
     "--help": ("predict", "export", "validate", "train", "--version", "--debug", "Not a medical device"),
     "predict --help": ("--pet-only", "--resample-ct", "--weights", "--device", "--off-cue", "--fusion"),
     "train --help": ("localizer", "segmenter"),
+    "train segmenter --help": ("--pretrained", "--set", "--share"),
 }
 
 

@@ -17,10 +17,9 @@ from test_step_by_step_training import TINY
 
 from l2snet.cli import main
 from l2snet.errors import InputError
-from l2snet.preprocess import LogScale
 from l2snet.sources.autopet import patients_of, write_donors
 from l2snet.training import ablation, recipes
-from l2snet.training.ablation import AS_IT_IS, MASK_ALONE, Ablation, changed, named_studies, table
+from l2snet.training.ablation import AS_IT_IS, MASK_ALONE, Ablation, named_studies, table
 from l2snet.training.recipes import SegmenterRecipe
 from l2snet.training.step_by_step import stored_cases
 from l2snet.volume import write_volume
@@ -98,21 +97,6 @@ def test_an_ablation_of_the_segmenter(data: Path, tmp_path: Path, monkeypatch: p
             assert {file.stem for file in (folder / records).iterdir()} == {"bb", "ccc"}
     for name in ("table.md", "table_pet_only.md"):
         assert "| norm=channels ct_dropout=0.5 | 4 | 2 |" in (tmp_path / "out" / name).read_text("utf-8")
-
-
-def test_settings_of_an_arm() -> None:
-    recipe = SegmenterRecipe()
-    found = changed(recipe, 'norm=channels window=null shares=[1,0] pet={"offset":2} ct_dropout=0.5')
-    assert found == replace(recipe, norm="channels", shares=(1, 0), pet=LogScale(2), ct_dropout=0.5)
-    assert changed(recipe, "") == recipe
-
-
-@pytest.mark.parametrize(
-    "change", ["channels=1", "norm", "epochs=0", "window=[1,2,3]", "seed=3", "cue_weight=1", 'pet={"x":1}']
-)
-def test_settings_that_make_no_sense_are_refused(change: str) -> None:
-    with pytest.raises(InputError, match=r"no setting of a segmenter's recipe|makes no sense"):
-        changed(SegmenterRecipe(), change)
 
 
 def test_an_ablation_never_tests_on_what_it_trained_on(data: Path, tmp_path: Path) -> None:

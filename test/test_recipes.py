@@ -6,14 +6,24 @@ import json
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from l2snet.cli.options import RunOptions
 from l2snet.errors import InputError
 from l2snet.networks import build
-from l2snet.preprocess import Window
-from l2snet.training.recipes import LOCALIZERS, SEGMENTERS, STEP_BY_STEPS, LocalizerRecipe, Recipe, SegmenterRecipe
+from l2snet.preprocess import LogScale, Window
+from l2snet.training.recipes import (
+    LOCALIZERS,
+    SEGMENTERS,
+    STEP_BY_STEPS,
+    LocalizerRecipe,
+    Recipe,
+    SegmenterRecipe,
+    changed,
+)
 
 EVERY = [*LOCALIZERS.values(), *SEGMENTERS.values()]
 NAMES = [f"{recipe.network}-{recipe.name}" for recipe in EVERY]
@@ -181,3 +191,28 @@ def test_small_recipes_keep_the_method(recipe: LocalizerRecipe | SegmenterRecipe
 
 def test_small_recipes_need_no_network() -> None:
     assert LOCALIZERS["small"].encoder_weights is None
+
+
+def test_a_recipe_with_other_settings() -> None:
+    recipe = SegmenterRecipe()
+    found = changed(recipe, 'norm=channels window=null shares=[1,0] pet={"offset":2} ct_dropout=0.5')
+    assert found == replace(recipe, norm="channels", shares=(1, 0), pet=LogScale(2), ct_dropout=0.5)
+    assert changed(recipe, "") == recipe
+
+
+@pytest.mark.parametrize("change", ["channels=1", "norm", "epochs=0", "window=[1,2,3]", "name=x", 'pet={"x":1}'])
+def test_settings_that_make_no_sense_are_refused(change: str) -> None:
+    with pytest.raises(InputError, match=r"no setting of a segmenter's recipe|makes no sense"):
+        changed(SegmenterRecipe(), change)
+
+
+def test_settings_that_are_kept_are_refused() -> None:
+    assert changed(SegmenterRecipe(), "seed=3").seed == 3
+    with pytest.raises(InputError, match="no setting of a segmenter's recipe"):
+        changed(SegmenterRecipe(), "seed=3", frozenset({"seed"}))
+
+
+def test_a_training_takes_settings_beside_shares() -> None:
+    options = RunOptions(share="2,1", settings="seed=3 epochs=2")
+    found = options.choose(LOCALIZERS, "small", [Path("bodies"), Path("patients")])
+    assert found == replace(LOCALIZERS["small"], seed=3, epochs=2, shares=(2.0, 1.0))

@@ -88,9 +88,10 @@ def ablation(
     require("the ablation", "train", *TRAINING, *EVALUATION)
     from l2snet.files import write_text
     from l2snet.sources.autopet import patients_of
-    from l2snet.training.ablation import MASK_ALONE, Ablation, changed, named_recipes, named_studies, table, trained_on
+    from l2snet.training.ablation import KEPT, MASK_ALONE, Ablation, named_recipes, named_studies, table, trained_on
     from l2snet.training.distributed import in_turn
     from l2snet.training.fold import Machine
+    from l2snet.training.recipes import changed
     from l2snet.weights import STEP_BY_STEP
 
     role = network.replace("-", "_")
@@ -98,7 +99,7 @@ def ablation(
     arms = arm or ([MASK_ALONE] if role == STEP_BY_STEP else [])
     if not arms:
         raise InputError("nothing to compare with; give --arm, such as --arm norm=channels")
-    chosen = changed(options.choose(recipes, recipe, data), settings)
+    chosen = changed(options.choose(recipes, recipe, data), settings, KEPT)
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise InputError(f"--seeds {seeds!r} was given; expected whole numbers separated by commas, such as 0,1,2")
     numbers = [int(seed) for seed in seeds.split(",")]

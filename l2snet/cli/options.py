@@ -68,6 +68,9 @@ WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that make sam
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Let torch.compile fuse the 3D network (needs a C++ compiler).")
 ]
+SettingsOption = Annotated[
+    str, typer.Option("--set", help="Settings in place of the recipe's, such as 'seed=1 epochs=40'; values in JSON.")
+]
 PretrainedOption = Annotated[Path | None, typer.Option(help="Weights folder to start from, such as weights/localizer.")]
 DataArgument = Annotated[Path, typer.Argument(help="Folder of study folders (SUV, CTres or CT, SEG .nii.gz).")]
 TrainingDataArgument = Annotated[
@@ -96,6 +99,13 @@ class RunOptions(TrainingOptions):
 
     pretrained: PretrainedOption = None
     hold_out: HoldOutOption = ""
+    settings: SettingsOption = ""
+
+    def choose(self, recipes: Mapping[str, R], name: str, data: list[Path]) -> R:
+        """As of all trainings, then with the settings."""
+        from l2snet.training.recipes import changed
+
+        return changed(super().choose(recipes, name, data), self.settings)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

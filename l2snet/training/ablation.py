@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +19,13 @@ from l2snet.evaluation.records import Records
 from l2snet.evaluation.summary import Row
 from l2snet.evaluation.validate import score
 from l2snet.pipeline import segment_alone
-from l2snet.preprocess import intensity
 from l2snet.sources.autopet import find_studies, patients_among, read_study
 from l2snet.stepbystep import StepByStep
 from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
 from l2snet.training.fold import Machine, train_once
 from l2snet.training.loop import start_record
-from l2snet.training.recipes import SEGMENTERS, STEP_BY_STEPS, Recipe, StepByStepRecipe
+from l2snet.training.recipes import SEGMENTERS, STEP_BY_STEPS, Recipe, StepByStepRecipe, changed
 from l2snet.training.step_by_step import stored_cases, train_step_by_step
 from l2snet.training.store import StoredCase
 from l2snet.training.train import cached_cases, learnt_from, train_segmenter
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 # The first arm; and the arm of Step-by-Step without its auxiliary channels.
 AS_IT_IS, MASK_ALONE = "as it is", "channels=1"
 # What an arm cannot change: each has every seed, and no cue is at hand.
-NO_ARMS = {"name", "seed", "cue_weight"}
+KEPT = frozenset({"name", "seed", "cue_weight"})
 SETTINGS, RECORDS, RECORDS_PET_ONLY = "settings.json", "cases", "cases_pet_only"
 # Column of the table to its heading; a column is left out where no case has it.
 COLUMNS = {"dice": "Dice", "fpv_ml": "FPV ml", "fnv_ml": "FNV ml", "lesion_score": "lesion score"}
@@ -86,7 +85,7 @@ class Ablation:
         InputError : a patient to be tested is trained on, or has tumours in a synthetic case; `out` is of another
             ablation; or a change makes no sense.
         """
-        arms = {AS_IT_IS: self.recipe, **{change: changed(self.recipe, change) for change in self.changes}}
+        arms = {AS_IT_IS: self.recipe, **{change: changed(self.recipe, change, KEPT) for change in self.changes}}
         folders = 1 + max(case.source for case in cases)
         for arm, recipe in arms.items():
             if recipe.shares is not None and len(recipe.shares) != folders:
@@ -160,34 +159,6 @@ def trained_on(network: str, data: Sequence[Path], cache: Path, hold_out: set[st
     """The cases of `data` as the network's training takes them, without those held out."""
     make = stored_cases if network == STEP_BY_STEP else cached_cases
     return make(data, cache, hold_out, resample_ct)
-
-
-def changed(recipe: R, change: str) -> R:
-    """The recipe with other settings, such as "norm=window window=null" or "shares=[1,0]": fields, values in JSON.
-
-    Raises
-    ------
-    InputError : a field is not one of the recipe, or the settings make no sense.
-    """
-    values = {}
-    for part in change.split():
-        name, equals, text = part.partition("=")
-        if not equals or name not in {one.name for one in fields(recipe)} - NO_ARMS:
-            raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
-        values[name] = text
-    try:
-        return replace(recipe, **{name: _value(text) for name, text in values.items()})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
-
-
-def _value(text: str) -> Any:
-    """JSON, or else the text itself."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return tuple(value) if isinstance(value, list) else intensity(value) if isinstance(value, dict) else value
 
 
 def named_studies(data: Sequence[Path], names: set[str]) -> list[Path]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from l2snet.errors import InputError
 from l2snet.preprocess import LogScale, Window, intensity
@@ -16,6 +17,7 @@ from l2snet.training.schedules import Fixed, MovingAverage, MovingAverageRule, S
 from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -393,3 +395,35 @@ STEP_BY_STEPS = {
 RECIPES: dict[str, type[Recipe]] = {
     recipe.network: recipe for recipe in (LocalizerRecipe, SegmenterRecipe, StepByStepRecipe)
 }
+
+
+def changed(recipe: R, change: str, kept: Set[str] = frozenset({"name"})) -> R:
+    """The recipe with other settings, such as "norm=window window=null" or "shares=[1,0]": fields, values in JSON.
+
+    Parameters
+    ----------
+    kept : fields that may not be changed.
+
+    Raises
+    ------
+    InputError : a field is not one of the recipe or is kept, or the settings make no sense.
+    """
+    values = {}
+    for part in change.split():
+        name, equals, text = part.partition("=")
+        if not equals or name not in {one.name for one in fields(recipe)} - kept:
+            raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
+        values[name] = text
+    try:
+        return replace(recipe, **{name: _value(text) for name, text in values.items()})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
+
+
+def _value(text: str) -> Any:
+    """JSON, or else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else intensity(value) if isinstance(value, dict) else value
