@@ -119,7 +119,7 @@ class L2SNet:
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
         "cue": (0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
         "on_cue": (0.05, 0.1, 0.3, 0.5),
-        "off_cue": (0.5, 0.7, 0.9, 0.99),
+        "off_cue": (0.5, 0.9, 0.99, 1.0),  # 1: no lesion off the cue
     }
 
     def __post_init__(self) -> None:
