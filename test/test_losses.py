@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2snet.organs import OrganClass
+from l2snet.organs import CLASSES, SHARES, OrganClass
 from l2snet.training.losses import DICE_SMOOTHING, BceDice, bce_dice, organ_entropy
 
 LN3 = log(3)
@@ -127,18 +127,28 @@ def test_half_precision_is_widened() -> None:
 # Organs
 
 
-def test_organ_entropy_is_the_mean_over_known_voxels() -> None:
+def balanced(*pairs: tuple[float, int]) -> float:
+    """Mean of (entropy, class) pairs, each class weighted by the inverse of its share."""
+    return sum(value / SHARES[label] for value, label in pairs) / sum(1 / SHARES[label] for _, label in pairs)
+
+
+def test_every_organ_has_a_share() -> None:
+    assert len(SHARES) == CLASSES
+    assert sum(SHARES) == pytest.approx(1, abs=0.01)
+
+
+def test_organ_entropy_is_the_balanced_mean_over_known_voxels() -> None:
     # Three classes over two voxels: probabilities 1/2, 1/4, 1/4 and 1/3 each. The third voxel's class is unknown.
     logits = torch.tensor([[[log(2), 0.0, 9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     labels = torch.tensor([[[0, 2, OrganClass.UNKNOWN]]], dtype=torch.uint8)
-    assert organ_entropy(logits, labels).item() == pytest.approx((log(2) + log(3)) / 2, rel=1e-6)
+    assert organ_entropy(logits, labels).item() == pytest.approx(balanced((log(2), 0), (log(3), 2)), rel=1e-6)
 
 
 def test_organ_entropy_counts_a_voxel_by_its_weight() -> None:
     logits = torch.tensor([[[log(2), 0.0, 9.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
-    labels = torch.tensor([[[0, 2, OrganClass.UNKNOWN]]], dtype=torch.uint8)
+    labels = torch.tensor([[[2, 2, OrganClass.UNKNOWN]]], dtype=torch.uint8)
     weight = torch.tensor([[[3.0, 1.0, 100.0]]])
-    assert organ_entropy(logits, labels, weight).item() == pytest.approx((3 * log(2) + log(3)) / 4, rel=1e-6)
+    assert organ_entropy(logits, labels, weight).item() == pytest.approx((3 * log(4) + log(3)) / 4, rel=1e-6)
 
 
 def test_organ_entropy_of_nothing_known_is_zero() -> None:
@@ -164,7 +174,7 @@ def test_organ_entropy_on_coarser_voxels_takes_a_label_within_each() -> None:
 
 
 def test_organs_are_learnt_beside_the_lesions() -> None:
-    sample = {"truth": row(1.0, 0.0), "organs": torch.tensor([[[1, 0]]], dtype=torch.uint8)}
+    sample = {"truth": row(1.0, 0.0), "organs": torch.tensor([[[1, 1]]], dtype=torch.uint8)}
     lesions, organs = row(LN3, -LN3), torch.zeros(1, 2, 2)
     alone = bce_dice(lesions, sample["truth"]).item()
     assert BceDice(organ_weight=3.0)(lesions, sample).item() == pytest.approx(alone)

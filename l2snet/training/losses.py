@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from l2snet.organs import OrganClass
+from l2snet.organs import CLASSES, SHARES, OrganClass
 from l2snet.training.distributed import total
 
 # Added above and below the Dice fraction: a batch without lesion has Dice 1 when nothing is predicted.
@@ -44,6 +44,8 @@ class BceDice(nn.Module):
 def organ_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """Weighted mean cross-entropy of organ classes over the voxels whose class is known, a scalar.
 
+    Every class weighs as much as any other in a body of `l2snet.organs.SHARES`.
+
     Parameters
     ----------
     logits : (n, classes, ...), maybe on coarser voxels, each of which takes the label of one voxel within it.
@@ -54,10 +56,12 @@ def organ_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     within = (slice(None), *(slice(step // 2, None, step) for step in steps))
     labels = labels[:, 0][within].long()
     weights = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight[:, 0][within].float()
-    weights = weights * (labels != OrganClass.UNKNOWN)
+    balance = torch.ones(OrganClass.UNKNOWN + 1, device=labels.device)
+    balance[:CLASSES] = 1 / (CLASSES * torch.tensor(SHARES, device=labels.device))
+    weights = weights * balance[labels] * (labels != OrganClass.UNKNOWN)
     entropy = functional.cross_entropy(logits.float(), labels, ignore_index=OrganClass.UNKNOWN, reduction="none")
     sums = total(torch.stack([(weights * entropy).sum(), weights.sum()]))
-    loss: Tensor = sums[0] / sums[1].clamp(min=1)  # weights are at least 1
+    loss: Tensor = sums[0] / sums[1].clamp(min=1e-3)  # no voxel of a known class: 0
     return loss
 
 
