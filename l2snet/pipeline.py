@@ -117,7 +117,7 @@ class L2SNet:
 
     roles: ClassVar[Sequence[str]] = (LOCALIZER, SEGMENTER)
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
-        "cue": (0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+        "cue": (0.1, 0.3, 0.5, 0.7, 0.9),
         "on_cue": (0.05, 0.1, 0.3, 0.5),
         "off_cue": (0.5, 0.9, 0.99, 1.0),  # 1: no lesion off the cue
     }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.evaluation.summary import Row
 from l2snet.evaluation.validate import METRICS, score
 from l2snet.files import write_text
-from l2snet.pipeline import Method
+from l2snet.pipeline import Method, Segmentation
 from l2snet.progress import track
 from l2snet.sources.autopet import read_study
 from l2snet.weights import CONFIG, THRESHOLDS, find_weights, read_config, write_sums
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # How much mean Dice may be given up for less volume that is wrongly marked or missed.
 DICE_MARGIN = 0.03
+# Threads that score; each holds a mask.
+SCORERS = 2
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,19 @@ def calibrate(method: Method, studies: Sequence[Path], resample_ct: bool) -> lis
     """
     settings = [dict(zip(method.candidates, values, strict=True)) for values in product(*method.candidates.values())]
     rows: list[list[Row]] = [[] for _ in settings]
-    for folder in track(studies, "cases", len(studies)):
-        case = read_study(folder, resample_ct, ct_optional=True)
-        result = method.segment(case)
-        for scores, thresholds in zip(rows, settings, strict=True):
-            scores.append(score(case, method.threshold(result, thresholds)))
+    with ThreadPoolExecutor(SCORERS, "score") as pool:
+        for folder in track(studies, "cases", len(studies)):
+            case = read_study(folder, resample_ct, ct_optional=True)
+            scored = partial(_scored, method, case, method.segment(case))
+            for scores, row in zip(rows, pool.map(scored, settings), strict=True):
+                scores.append(row)
     if all(np.isnan(row["dice"]) for row in rows[0]):
         raise InputError("no study has a lesion: thresholds cannot be chosen; give studies with lesions too")
     return [_choice(thresholds, scores) for thresholds, scores in zip(settings, rows, strict=True)]
+
+
+def _scored(method: Method, case: Case, result: Segmentation, thresholds: Mapping[str, float]) -> Row:
+    return score(case, method.threshold(result, thresholds))
 
 
 def _choice(thresholds: Mapping[str, float], rows: Sequence[Row]) -> Choice:

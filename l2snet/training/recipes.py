@@ -116,7 +116,7 @@ class LocalizerRecipe(PolynomialRecipe):
     cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
     rotation_degrees: float = 15.0  # the angle is not given
     appearance: bool = False  # of slices is changed too (noise, blur, contrast, resolution, size), as of windows
-    pet: Window = field(default_factory=lambda: Window(0.0, 35.0, -1.0, 1.0))
+    pet: Window | LogScale = field(default_factory=lambda: Window(0.0, 35.0, -1.0, 1.0))
     widths: tuple[int, ...] = (320, 256, 128, 64, 32)
     stride: int = 1  # pixels a side of which the network sees the mean
     encoder_weights: str | None = "imagenet"
@@ -262,7 +262,8 @@ class StepByStepRecipe(Recipe):
 
 
 # For two CPU cores in bf16, at random start. Flipped left to right only: a body upside down is anatomy that a short
-# training can spare. On pixels of 6 x 4.1 mm, of which a slice across the body costs a quarter.
+# training can spare. Log SUV: on 0..35 all but the hottest organs look alike. On pixels of 6 x 4.1 mm, of which a slice
+# across the body costs a quarter.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
     epochs=80,
@@ -270,11 +271,12 @@ SMALL_LOCALIZER = LocalizerRecipe(
     batch=8,
     crop=(192, 192),
     stride=2,
+    pet=LogScale(),
     lesion_share=0.4,
     hot_share=0.3,
     cut_share=0.15,
     bce_weight=5.0,
-    organ_weight=0.3,
+    organ_weight=1.0,
     lesion_gain=4.0,
     lesion_floor=1.5,
     appearance=True,
@@ -284,14 +286,14 @@ SMALL_LOCALIZER = LocalizerRecipe(
     warmup_steps=100,
     encoder_weights=None,
 )
-# On voxels of 3 x 4.1 x 4.1 mm: it sees 26 cm of a plane at the cost of 13.
+# On voxels of 6 mm: a window holds 38 cm of the body, about as much as a network needs to know where it is.
 SMALL_SEGMENTER = SegmenterRecipe(
     name="small",
     epochs=55,
     steps_per_epoch=50,
-    crop=(64, 64, 64),
-    window=(128, 96, 160),
-    stride=(1, 2, 2),
+    crop=(64, 48, 64),
+    window=(64, 48, 96),
+    stride=(2, 3, 3),
     pet=LogScale(),
     mirror_axes=(2,),
     lesion_share=0.45,
@@ -299,7 +301,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     cut_share=0.1,
     ct_dropout=0.1,
     bce_weight=2.0,
-    organ_weight=0.5,
+    organ_weight=1.0,
     lesion_gain=4.0,
     lesion_floor=1.5,
     norm="batch",
@@ -309,8 +311,8 @@ SMALL_SEGMENTER = SegmenterRecipe(
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" from
-# weights of full resolution and norm="channels", such as the shipped ones, on volumes cropped around tumours, such as
-# Soft-tissue-Sarcoma's, in crops of their size and for their anatomical truth.
+# weights with norm="channels" (docs/results.md), on volumes cropped around tumours, such as Soft-tissue-Sarcoma's, in
+# crops of their size and for their anatomical truth.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=55, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=5e-4)
 CROPS_LOCALIZER = replace(
@@ -319,6 +321,7 @@ CROPS_LOCALIZER = replace(
     epochs=4,
     crop=(96, 96),
     stride=1,
+    pet=Window(0.0, 35.0, -1.0, 1.0),
     organ_weight=0.0,
     lesion_gain=1.0,
     lesion_floor=0.0,
@@ -329,6 +332,7 @@ CROPS_SEGMENTER = replace(
     epochs=8,
     crop=(64, 48, 48),
     window=None,
+    stride=(1, 2, 2),
     pet=Window(0.0, 15.0),
     lesion_share=0.3,
     hot_share=0.4,
