@@ -25,7 +25,7 @@ from l2snet.weights import CONFIG, THRESHOLDS, find_weights, read_config, write_
 logger = logging.getLogger(__name__)
 
 # How much mean Dice may be given up for less volume that is wrongly marked or missed.
-DICE_MARGIN = 0.03
+DICE_MARGIN = 0.01
 # Threads that score; each holds a mask.
 SCORERS = 2
 
