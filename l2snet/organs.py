@@ -28,5 +28,6 @@ class OrganClass(IntEnum):
 
 
 CLASSES = len(OrganClass) - 1  # without UNKNOWN
-# Share of each class in a body, about. Small organs are what is hot; without balance fat and muscle drown them.
+# Share of each class in slices of synthetic bodies, roughly. Small organs are what is hot; fat and muscle drown them
+# in a loss without balance.
 SHARES = (0.35, 0.24, 0.2, 0.03, 0.05, 0.002, 0.022, 0.033, 0.0044, 0.006, 0.003, 0.008, 0.034, 0.004, 0.0015, 0.004)

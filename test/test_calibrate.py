@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
-    """The trap, 0.6, is left when it is neither cue (0.7 up) nor over the threshold off the cue (0.7 up)."""
+    """The trap, 0.6, is left when it is neither cue (0.7 up) nor over the threshold off the cue (0.9 up)."""
     choices = calibrate(method(), [study], False)
     found = {tuple(choice.thresholds.values()): choice for choice in choices}
     assert found[0.7, 0.3, 0.9].dice == 1
@@ -38,7 +38,7 @@ def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
     assert found[0.9, 0.3, 0.9].dice == 0  # nothing is marked
     assert found[0.9, 0.3, 0.9].fnv_ml > 0
     chosen = best(choices)
-    assert (chosen.thresholds["cue"], chosen.thresholds["off_cue"]) == (0.7, 0.7)
+    assert (chosen.thresholds["cue"], chosen.thresholds["off_cue"]) == (0.7, 0.9)
     assert chosen.dice == 1
 
 
@@ -50,10 +50,10 @@ def test_studies_without_lesion_choose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_little_dice_is_given_for_less_wrong_volume() -> None:
-    """Within 0.03 of the best Dice, 0.80, the least FPV + FNV: 0.775 with 3 ml, and not 0.76 with 0 ml."""
+    """Within 0.01 of the best Dice, 0.80, the least FPV + FNV: 0.795 with 3 ml, and not 0.78 with 1 ml."""
     highest, chosen, too_low = (
         Choice({"lesion": threshold}, dice, fpv, 1.0)
-        for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.775, 2.0), (0.9, 0.76, 0))
+        for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.795, 2.0), (0.9, 0.78, 0.0))
     )
     assert best([highest, chosen, too_low]) == chosen
 

@@ -99,6 +99,13 @@ def test_an_ablation_of_the_segmenter(data: Path, tmp_path: Path, monkeypatch: p
         assert "| norm=channels ct_dropout=0.5 | 4 | 2 |" in (tmp_path / "out" / name).read_text("utf-8")
 
 
+@pytest.mark.parametrize("change", ["seed=3", "cue_weight=1", "name=x"])
+def test_an_ablation_keeps_seeds_and_cues(data: Path, tmp_path: Path, change: str) -> None:
+    cases = stored_cases([data], tmp_path / "stores", {"bb"}, False)
+    with pytest.raises(InputError, match="no setting"):
+        Ablation(TINY, [change], [0], tmp_path / "out").run(cases, [data / "bb"], patients_of([data]))
+
+
 def test_an_ablation_never_tests_on_what_it_trained_on(data: Path, tmp_path: Path) -> None:
     cases = stored_cases([data], tmp_path / "cache")
     with pytest.raises(InputError, match="a would be trained on and tested"):

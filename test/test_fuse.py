@@ -54,6 +54,11 @@ def test_adaptive_takes_all_thresholds_from_its_arguments():
     assert mask.tolist() == [[[0, 0, 0, 1], [0, 1, 1, 1]]]
 
 
+def test_adaptive_marks_nothing_off_the_cue_at_1():
+    sure, cue = np.ones((1, 1, 2), np.float32), np.array([[[0.4, 0.6]]], np.float32)
+    assert adaptive(sure, cue, off_cue=1.0).tolist() == [[[0, 1]]]
+
+
 def test_adaptive_never_adds_when_a_threshold_rises():
     rng = np.random.default_rng(0)
     probability, cue = rng.random((2, 6, 7, 8), np.float32)

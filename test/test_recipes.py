@@ -200,10 +200,29 @@ def test_a_recipe_with_other_settings() -> None:
     assert changed(recipe, "") == recipe
 
 
-@pytest.mark.parametrize("change", ["channels=1", "norm", "epochs=0", "window=[1,2,3]", "name=x", 'pet={"x":1}'])
+NONSENSE = [
+    "channels=1",
+    "norm",
+    "epochs=0",
+    "window=[1,2,3]",
+    "name=x",
+    'pet={"x":1}',
+    "epochs=2 epochs=3",
+    "seed=1.5",
+]
+NONSENSE += ["learning_rate=abc", "learning_rate=NaN", "stride=[1,2]", "crop=5", "window=None", "shares=[1,true]"]
+
+
+@pytest.mark.parametrize("change", NONSENSE)
 def test_settings_that_make_no_sense_are_refused(change: str) -> None:
     with pytest.raises(InputError, match=r"no setting of a segmenter's recipe|makes no sense"):
         changed(SegmenterRecipe(), change)
+
+
+def test_a_setting_is_json() -> None:
+    with pytest.raises(InputError, match="makes no sense"):
+        changed(LocalizerRecipe(), "appearance=False")
+    assert not changed(replace(LocalizerRecipe(), appearance=True), "appearance=false").appearance
 
 
 def test_settings_that_are_kept_are_refused() -> None:
@@ -216,3 +235,5 @@ def test_a_training_takes_settings_beside_shares() -> None:
     options = RunOptions(share="2,1", settings="seed=3 epochs=2")
     found = options.choose(LOCALIZERS, "small", [Path("bodies"), Path("patients")])
     assert found == replace(LOCALIZERS["small"], seed=3, epochs=2, shares=(2.0, 1.0))
+    with pytest.raises(InputError, match="no setting"):
+        RunOptions(settings="shares=[1,2]").choose(LOCALIZERS, "small", [])

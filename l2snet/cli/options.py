@@ -105,7 +105,7 @@ class RunOptions(TrainingOptions):
         """As of all trainings, then with the settings."""
         from l2snet.training.recipes import changed
 
-        return changed(super().choose(recipes, name, data), self.settings)
+        return changed(super().choose(recipes, name, data), self.settings, kept=frozenset({"name", "shares"}))
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -76,6 +76,8 @@ def train_segmenter(
         from l2snet.training.distributed import in_turn
         from l2snet.training.recipes import SEGMENTERS
         from l2snet.training.train import cached_cases, train_segmenter, write_cues
+    if not localizer and "cue_weight" in options.settings:
+        raise InputError("--set cue_weight needs a --localizer, which gives the cue")
     chosen = options.choose(SEGMENTERS, recipe, data)
     with in_turn(options.device):
         cases = cached_cases(data, options.cache, names(options.hold_out), options.resample_ct)

@@ -86,7 +86,7 @@ def calibrate(
 ) -> None:
     """Choose the weights' thresholds on cases of DATA of patients whom they were not trained on, and write them down.
 
-    The configs get those of the least FPV + FNV among the thresholds whose mean Dice is within 0.03 of the best.
+    The configs get those of the least FPV + FNV among the thresholds whose mean Dice is within 0.01 of the best.
     """
     require("calibration", "evaluate", *EVALUATION)
     from l2snet.evaluation.calibrate import best, calibrate, write_choice

@@ -44,7 +44,7 @@ class BceDice(nn.Module):
 def organ_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """Weighted mean cross-entropy of organ classes over the voxels whose class is known, a scalar.
 
-    Every class weighs as much as any other in a body of `l2snet.organs.SHARES`.
+    A class weighs by the inverse of its share of a body (`l2snet.organs.SHARES`).
 
     Parameters
     ----------

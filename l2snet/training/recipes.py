@@ -6,10 +6,11 @@ What the paper leaves open is marked "not given".
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Set
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from l2snet.errors import InputError
 from l2snet.preprocess import LogScale, Window, intensity
@@ -311,8 +312,8 @@ SMALL_SEGMENTER = SegmenterRecipe(
     warmup_steps=100,
 )
 # To go on from weights (`--pretrained`): "more" at length, "brief" on cases that are near to those before, "crops" from
-# weights with norm="channels" (docs/results.md), on volumes cropped around tumours, such as Soft-tissue-Sarcoma's, in
-# crops of their size and for their anatomical truth.
+# the weights as of commit c52ea3d (docs/results.md), on volumes cropped around tumours, such as Soft-tissue-Sarcoma's,
+# in crops of their size and for their anatomical truth.
 MORE_LOCALIZER = replace(SMALL_LOCALIZER, name="more", epochs=55, learning_rate=3e-4)
 MORE_SEGMENTER = replace(SMALL_SEGMENTER, name="more", epochs=36, learning_rate=5e-4)
 CROPS_LOCALIZER = replace(
@@ -412,16 +413,36 @@ def changed(recipe: R, change: str, kept: Set[str] = frozenset({"name"})) -> R:
     ------
     InputError : a field is not one of the recipe or is kept, or the settings make no sense.
     """
-    values = {}
-    for part in change.split():
-        name, equals, text = part.partition("=")
-        if not equals or name not in {one.name for one in fields(recipe)} - kept:
-            raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
-        values[name] = text
+    values: dict[str, Any] = {}
+    kinds = get_type_hints(type(recipe))
     try:
-        return replace(recipe, **{name: _value(text) for name, text in values.items()})
+        for part in change.split():
+            name, equals, text = part.partition("=")
+            if not equals or name not in {one.name for one in fields(recipe)} - kept:
+                raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
+            value = _value(text)
+            if name in values or not _fits(value, kinds[name]):
+                raise ValueError(f"{part!r} is given twice, or not one {kinds[name]}")
+            values[name] = value
+        return replace(recipe, **values)
     except (TypeError, ValueError) as error:
         raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a field's type: one of the plain types, tuples and unions that recipes have."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        return len(value) == len(kinds) and all(_fits(one, its) for one, its in zip(value, kinds, strict=True))
+    if get_args(kind):
+        return any(_fits(value, one) for one in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
+    return type(value) is kind
 
 
 def _value(text: str) -> Any:
