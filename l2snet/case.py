@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,12 +81,13 @@ def check_suv(array: Array) -> None:
     ------
     InputError : says what was found.
     """
-    hottest = float(array.max())
+    hottest, coldest = float(array.max()), float(array.min())
+    if not math.isfinite(hottest) or not math.isfinite(coldest):  # one NaN makes both NaN
+        raise InputError("the PET has voxels that are not a number or infinite; expected SUV")
     if hottest <= 0:
         raise InputError(
             f"the PET has no positive voxel (highest {hottest:g}); expected SUV, which is positive in the body"
         )
-    coldest = float(array.min())
     if coldest < MIN_COLDEST_SUV:
         raise InputError(
             f"the PET's lowest value is {coldest:.4g}; expected SUV, which is not negative: is this the CT?"
@@ -113,6 +115,8 @@ def check_ct(array: Array, suv: Array) -> None:
     """
     low, high = float(array.min()), float(array.max())
     remedy = "give the CT in HU, or leave it out with --pet-only"
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise InputError(f"the CT has voxels that are not a number or infinite; {remedy}")
     if high - low < MIN_CT_RANGE_HU:
         raise InputError(f"the CT's values span {low:.4g} to {high:.4g}, too little for HU; {remedy}")
     if low > MAX_COLDEST_CT_HU:

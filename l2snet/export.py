@@ -1,11 +1,11 @@
-"""A training run to a weights folder: ONNX with float16 weights, read back by PyTorch to the same values."""
+"""A training run to a weights folder: ONNX whose filters have 16 or 8 bits, read back by PyTorch to the same values."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from l2snet.errors import WeightsError, reason
@@ -21,7 +22,7 @@ from l2snet.organs import CLASSES
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, START, load_checkpoint
 from l2snet.training.recipes import RECIPES
 from l2snet.volume import Array
-from l2snet.weights import CONFIG, LOCALIZER, NETWORK, THRESHOLDS, NetworkConfig, write_sums
+from l2snet.weights import CONFIG, LOCALIZER, NETWORK, ORGANS, THRESHOLDS, NetworkConfig, write_sums
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class WithSigmoid(nn.Module):
         return torch.cat([torch.sigmoid(out[:, :1]), out[:, 1:]], dim=1)
 
 
-def export_run(run: Path, folder: Path) -> NetworkConfig:
-    """Write the weights folder of a training run's last checkpoint.
+def export_run(run: Path, folder: Path, bits: int = 16) -> NetworkConfig:
+    """Write the weights folder of a training run's last checkpoint; `bits` as of `to_onnx`.
 
     Raises
     ------
@@ -59,7 +60,9 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
     if learns_organs:
         network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
     epochs = load_checkpoint(run / CHECKPOINT, network)
+    organs = None
     if learns_organs:
+        organs = network.organ_head.state_dict()  # type: ignore[union-attr]
         del network.organ_head
     trained: dict[str, Any] = {
         "recipe": json.loads(text),
@@ -77,12 +80,20 @@ def export_run(run: Path, folder: Path) -> NetworkConfig:
         trained=trained,
         **recipe.inference,
     )
-    write_folder(network, config, folder)
+    write_folder(network, config, folder, bits, organs)
     return config
 
 
-def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> None:
-    """Write config, network and hashes of a weights folder, aside and then renamed."""
+def write_folder(
+    network: nn.Module, config: NetworkConfig, folder: Path, bits: int = 16, organs: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write config, network and hashes of a weights folder, aside and then renamed.
+
+    Parameters
+    ----------
+    bits : as of `to_onnx`.
+    organs : state of the head for organs, for trainings that start from these weights; inference has none.
+    """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise WeightsError(
             f"{folder} is not a weights folder and is left alone; give one such as weights/{config.network}"
@@ -91,16 +102,24 @@ def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> Non
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    onnx.save(to_onnx(network, config), str(aside / NETWORK))
+    onnx.save(to_onnx(network, config, bits), str(aside / NETWORK))
     (aside / CONFIG).write_text(config.to_json(), "utf-8")
+    if organs is not None:
+        save_file(dict(organs), str(aside / ORGANS))
     write_sums(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     logger.info("wrote %s", folder)
 
 
-def to_onnx(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
-    """The network and a sigmoid as ONNX; batch and, where no norm spans the window, spatial sizes are free."""
+def to_onnx(network: nn.Module, config: NetworkConfig, bits: int = 16) -> onnx.ModelProto:
+    """The network and a sigmoid as ONNX; batch and, where no norm spans the window, spatial sizes are free.
+
+    Parameters
+    ----------
+    bits : of a filter's numbers: 16, float16; 8, whole numbers up to 127 times a scale for each first index. Engines
+        make float32 of them when they load.
+    """
     network = WithSigmoid(network).cpu().float().eval()
     free = config.architecture.get("norm") != "window"
     axes = 2 if config.network == LOCALIZER else 3
@@ -125,40 +144,68 @@ def to_onnx(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
     )
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    return _with_half_weights(program.model_proto)
+    return _with_small_filters(program.model_proto, _bytes_of if bits == 8 else _halves_of)
 
 
-def _with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep filters as float16 behind a Cast; norms, biases and statistics (one axis) stay float32."""
-    casts = []
+# What is behind the name of a filter that is kept as float16, as whole numbers, and of the scale of these.
+HALF, BYTE, SCALE = ".half", ".byte", ".scale"
+Parts = tuple[list[onnx.TensorProto], list[onnx.NodeProto]]
+
+
+def _with_small_filters(model: onnx.ModelProto, parts_of: Callable[[str, Array], Parts]) -> onnx.ModelProto:
+    """Keep filters in fewer bits, before nodes that give them back; norms, biases and statistics (one axis) stay.
+
+    Parameters
+    ----------
+    parts_of : a filter's name and values to what is kept of it and the nodes that give it back.
+    """
+    kept, added = [], []
     for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
-            continue
-        name = tensor.name
-        with np.errstate(over="ignore"):
-            half = numpy_helper.to_array(tensor).astype(np.float16)
-        if not np.isfinite(half).all():
-            raise ValueError(f"the weights {name} do not fit float16")
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.cast", to=TensorProto.FLOAT))
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            tensors, nodes = parts_of(tensor.name, numpy_helper.to_array(tensor))
+            kept += tensors
+            added += nodes
+        else:
+            kept.append(tensor)
     nodes = list(model.graph.node)
     for part in (model, model.graph, *nodes, *model.graph.value_info, *model.graph.input, *model.graph.output):
         # The exporter notes the lines and paths of the source it traced.
         del part.metadata_props[:]
         part.doc_string = ""
-    del model.graph.node[:]
-    model.graph.node.extend([*casts, *nodes])
+    for field, values in ((model.graph.initializer, kept), (model.graph.node, [*added, *nodes])):
+        copies = list(values)
+        del field[:]
+        field.extend(copies)
     onnx.checker.check_model(model)
     return model
 
 
+def _halves_of(name: str, filters: Array) -> Parts:
+    with np.errstate(over="ignore"):
+        half = filters.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"the weights {name} do not fit float16")
+    cast = helper.make_node("Cast", [name + HALF], [name], f"{name}.cast", to=TensorProto.FLOAT)
+    return [numpy_helper.from_array(half, name + HALF)], [cast]
+
+
+def _bytes_of(name: str, filters: Array) -> Parts:
+    scale = np.abs(filters).max(axis=tuple(range(1, filters.ndim)), keepdims=True).astype(np.float32) / np.float32(127)
+    whole = np.rint(filters / np.maximum(scale, np.finfo(np.float32).tiny)).astype(np.int8)
+    cast = helper.make_node("Cast", [name + BYTE], [f"{name}.whole"], f"{name}.cast", to=TensorProto.FLOAT)
+    scaled = helper.make_node("Mul", [f"{name}.whole", name + SCALE], [name], f"{name}.mul")
+    return [numpy_helper.from_array(whole, name + BYTE), numpy_helper.from_array(scale, name + SCALE)], [cast, scaled]
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """State dict (float32) of the network in an ONNX file that `to_onnx` wrote."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
     state = {}
-    for tensor in onnx.load(str(path)).graph.initializer:
-        name = tensor.name.removesuffix(".half")
-        if name.startswith("network."):
-            state[name.removeprefix("network.")] = torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32))
+    for name, array in arrays.items():
+        if name.startswith("network.") and not name.endswith(SCALE):
+            plain = name.removesuffix(HALF).removesuffix(BYTE)
+            values = array.astype(np.float32) * (arrays[plain + SCALE] if name.endswith(BYTE) else np.float32(1))
+            state[plain.removeprefix("network.")] = torch.from_numpy(values)
     return state
 
 

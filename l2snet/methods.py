@@ -36,14 +36,20 @@ def check_method(name: str) -> None:
         raise InputError(f"method {name!r} is not known; expected one of {', '.join(METHODS)}")
 
 
-def check_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
+def check_options(name: str, options: Mapping[str, object], cue: bool = False) -> dict[str, object]:
     """What `load_method` would refuse of these, before anything is loaded; gives those that are not None.
+
+    Parameters
+    ----------
+    cue : its location cue is wanted.
 
     Raises
     ------
     InputError : there is no such method, or an option has no part in it.
     """
     check_method(name)
+    if cue and not METHODS[name].has_cue:
+        raise InputError(f"--cue was given, and --method {name} has no location cue; leave it out")
     return _taken(name, METHODS[name].from_weights, options)
 
 

@@ -65,10 +65,12 @@ class Method(Protocol):
     Attributes
     ----------
     roles : what its networks are called, as are the weights folders that hold them.
+    has_cue : whether its results have a location cue.
     candidates : name of each of its thresholds (`l2snet.weights.THRESHOLDS`) to the values that calibration tries.
     """
 
     roles: ClassVar[Sequence[str]]
+    has_cue: ClassVar[bool]
     candidates: ClassVar[Mapping[str, Sequence[float]]]
 
     @property
@@ -102,7 +104,7 @@ class L2SNet:
     localizers, segmenters : trained networks; the probabilities of several (folds) are averaged.
     fusion : "adaptive" (the paper) or "components" (the authors' released post-processing).
     off_cue : threshold away from the cue; None takes the one in the weights' config.
-    mirror : average over mirrored inputs (two for slices, eight for windows).
+    mirror : average over mirrored inputs (two for slices; for windows each mix of the axes that training mirrored).
     deadline : when networks must be done, of `time.perf_counter()`; mirrored passes that would end later are left out.
     whole_grid : run every slice and window of the grid, not only those of the body (slow; to measure the difference).
     """
@@ -116,9 +118,10 @@ class L2SNet:
     deadline: float | None = None
 
     roles: ClassVar[Sequence[str]] = (LOCALIZER, SEGMENTER)
+    has_cue: ClassVar[bool] = True
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
         "cue": (0.1, 0.3, 0.5, 0.7, 0.9),
-        "on_cue": (0.05, 0.1, 0.3, 0.5),
+        "on_cue": (0.01, 0.02, 0.05, 0.1, 0.3, 0.5),
         "off_cue": (0.5, 0.9, 0.99, 1.0),  # 1: no lesion off the cue
     }
 
@@ -234,7 +237,10 @@ class L2SNet:
         return _adaptive(result.probability, _cue_of(result), thresholds)
 
     def rows(self, result: Segmentation) -> dict[str, Array]:
-        """The rows of the paper's Table 1, with both readings of its threshold and the one set, and `components`."""
+        """The rows of the paper's Table 1, by the thresholds that are set, and `components`, by its own.
+
+        3D alone is above 0.5, and the fused mask has two more thresholds off the cue.
+        """
         probability, cue, thresholds = result.probability, _cue_of(result), self.thresholds()
         return {
             LOCALIZER_ROW: (cue.array > thresholds["cue"]).astype(np.uint8),
@@ -376,6 +382,8 @@ def add_mirrored(
 
 def notes_on_mirroring(left_out: int, of: int) -> tuple[str, ...]:
     """What a reader should know of passes that a time limit left out."""
+    if not of:
+        return ("nothing was mirrored: the network's training mirrored along no axis",)
     return (f"the time limit left out {left_out} of {of} mirrored passes",) if left_out else ()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from l2snet import __version__
 from l2snet.case import Case
-from l2snet.errors import InputError, OutputError
+from l2snet.errors import OutputError
 from l2snet.files import left_aside, whole, write_text
 from l2snet.machine import cpus, peak_memory_mib, process_age_seconds
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
@@ -124,8 +124,6 @@ def write_result(
     ------
     InputError, OutputError : see there.
     """
-    if wanted.cue and result.cue is None:
-        raise InputError("--cue was given, and this method has no location cue; leave it out")
     record: dict[str, object] = {}
     if wanted.measuring is not None:
         result, record = write_measured(case, result, method, output, wanted.measuring)

@@ -133,7 +133,8 @@ def prepare(case: Case, spacing_mm: tuple[float, float, float] = WORKING_SPACING
     suv = case.suv.to_grid(grid, outside=0.0).array
     mask = np.ones(suv.shape, dtype=bool) if whole_grid else body_mask(suv, grid.voxel_ml)
     if not mask.any():
-        raise InputError(f"no body was found in the PET: nowhere is the uptake above SUV {BODY_BLOCK_SUV:g}")
+        block = " x ".join([str(BLOCK)] * 3)
+        raise InputError(f"no body was found in the PET: no block of {block} voxels is above SUV {BODY_BLOCK_SUV:g}")
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     start = tuple(s.start for s in box)
     size = tuple(s.stop - s.start for s in box)
@@ -193,6 +194,26 @@ def means(array: Array, stride: Sequence[int]) -> Array:
             shape = (*out.shape[:axis], out.shape[axis] // step, step, *out.shape[axis + 1 :])
             out = out.reshape(shape).mean(axis=axis + 1)
     return out
+
+
+def fullest(mask: Array, stride: Sequence[int]) -> Array:
+    """Blocks of `stride` voxels that a (z, y, x) mask fills by half, and those it fills more than their neighbours.
+
+    Half alone would leave out what is smaller than a block: of spheres of 8 mm, half would be on no block of 6 mm. Of
+    two small things in neighbouring blocks only the larger has one.
+
+    Returns
+    -------
+    (z, y, x) bool, of the blocks, as `means` has them.
+    """
+    voxels = math.prod(stride)
+    filled = np.rint(means(mask, stride) * voxels)  # whole numbers again, so that equal ones are equal
+    by_half: Array = 2 * filled >= voxels
+    if voxels == 1 or not filled.any():
+        return by_half
+    peak = (filled > 0) & (filled == ndimage.maximum_filter(filled, 3))
+    by_half |= peak
+    return by_half
 
 
 def between_means(array: Array, stride: Sequence[int], size: Sequence[int]) -> Array:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from l2snet.backend import BATCH, Network
+from l2snet.case import AIR_HU
 from l2snet.preprocess import Body, between_means, means, pad_to
 from l2snet.sliding_window import STEP, slide
 from l2snet.volume import Array
@@ -54,8 +56,7 @@ def predict_channels(
     config = network.config
     if config.window is None:
         raise ValueError(f"the {config.network}'s config has no window; it is no network of 3D windows")
-    # Air is 0 in every intensity rule of a 3D network: SUV 0, and the lowest HU.
-    image, undo = pad_to(window_image(body, config), config.window, 0.0)
+    image, undo = _padded(body, config, config.window)
     mask, _ = pad_to(means(body.mask, config.stride) > 0, config.window, False)
     axes = tuple(axis + 2 for axis in flip)  # of (n, c, z, y, x)
 
@@ -66,6 +67,14 @@ def predict_channels(
     if max(config.stride) > 1:
         out = between_means(out, config.stride, body.mask.shape) * body.mask
     return out
+
+
+def _padded(body: Body, config: NetworkConfig, size: tuple[int, ...]) -> tuple[Array, tuple[slice, ...]]:
+    """`window_image`, padded to at least `size` with what the network is shown of air; also the slices that undo it."""
+    nowhere = np.zeros((1, 1, 1), np.float32)
+    air = window_image(replace(body, suv=nowhere, ct=None if body.ct is None else nowhere + AIR_HU), config)
+    channels = [pad_to(*one) for one in zip(window_image(body, config), (size, size), air[:, 0, 0, 0], strict=True)]
+    return np.stack([channel for channel, _ in channels]), (slice(None), *channels[0][1])
 
 
 def window_image(body: Body, config: NetworkConfig) -> Array:

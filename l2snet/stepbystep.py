@@ -53,6 +53,7 @@ class StepByStep:
     deadline: float | None = None
 
     roles: ClassVar[Sequence[str]] = (STEP_BY_STEP,)
+    has_cue: ClassVar[bool] = False
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
         "lesion": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from l2snet.preprocess import WORKING_SPACING_MM, Intensity, intensity
 logger = logging.getLogger(__name__)
 
 CONFIG, NETWORK, SUMS = "config.json", "network.onnx", "SHA256SUMS"
+# Of a network that learnt organs beside lesions: the head for them, which a training that starts from it goes on with.
+ORGANS = "organs.safetensors"
 CHECKED = (CONFIG, NETWORK)
 FORMAT = 1
 # Where grand-challenge unpacks the tarball of a separately uploaded model.
@@ -201,8 +203,9 @@ def read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def write_sums(folder: Path, names: Sequence[str] = CHECKED) -> None:
-    """Write `SHA256SUMS` over the given files of a folder."""
+def write_sums(folder: Path) -> None:
+    """Write `SHA256SUMS` over the files of a weights folder that are made with it."""
+    names = [name for name in (*CHECKED, ORGANS) if name in CHECKED or (folder / name).is_file()]
     lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), "utf-8")
 

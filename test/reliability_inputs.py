@@ -649,7 +649,11 @@ VALUES = (
 )
 PLACES = (
     Trial("no input folder", lambda folder: folder.rmdir(), "no input folder"),
-    Trial("an empty input folder", lambda _: None, "0 PET images were found"),
+    Trial(
+        "an empty input folder",
+        lambda _: None,
+        "holds no case; expected .mha files in images/pet .*; or SUV.nii.gz .*; or a study in DICOM",
+    ),
     Trial("no CT", after(lambda folder: (folder / CT).unlink()), "0 CT images were found.*--pet-only"),
     Trial("two PETs", after(lambda folder: shutil.copy(folder / PET, folder / "images/pet/b.mha")), "2 PET images"),
     Trial(

@@ -94,8 +94,10 @@ def test_two_slices_are_accepted():
         (lambda suv: suv * 5000, "median over the body is 5000, which looks like Bq/ml"),
         (lambda suv: suv * 0.01, "highest value is 0.08; expected SUV"),
         (lambda suv: suv * 0 + 5000, "Bq/ml"),
+        (lambda suv: np.where(suv > 4, np.nan, suv), "PET has voxels that are not a number"),
+        (lambda suv: np.where(suv > 4, np.inf, suv), "PET has voxels that are not a number or infinite"),
     ],
-    ids=["negative", "zero", "Bq/ml", "too cold", "constant Bq/ml"],
+    ids=["negative", "zero", "Bq/ml", "too cold", "constant Bq/ml", "NaN", "infinite"],
 )
 def test_a_pet_that_cannot_be_suv_is_refused(phantom: Phantom, change: Callable, sentence: str):
     with pytest.raises(InputError, match=sentence):
@@ -110,8 +112,9 @@ def test_a_pet_that_cannot_be_suv_is_refused(phantom: Phantom, change: Callable,
         (lambda hu: (hu + 1000) / 2000, "span 0 to 0.52, too little for HU"),
         (np.zeros_like, "span 0 to 0, too little for HU"),
         (lambda hu: hu * 0 - 1024, "span -1024 to -1024, too little for HU"),
+        (lambda hu: np.where(hu > 0, np.nan, hu), "CT has voxels that are not a number"),
     ],
-    ids=["+1024", "+1024 with padding", "0..1", "constant 0", "all air"],
+    ids=["+1024", "+1024 with padding", "0..1", "constant 0", "all air", "NaN"],
 )
 def test_a_ct_that_cannot_be_hu_is_refused(phantom: Phantom, change: Callable, sentence: str):
     with pytest.raises(InputError, match=sentence) as refusal:

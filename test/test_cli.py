@@ -199,7 +199,10 @@ def one_voxel(shape: tuple[int, ...]) -> np.ndarray:
 
 BAD_INPUTS = {
     "no input folder": (shutil.rmtree, "there is no input folder .*input"),
-    "empty input folder": (lambda folder: shutil.rmtree(folder / "images"), "0 PET images were found"),
+    "empty input folder": (
+        lambda folder: shutil.rmtree(folder / "images"),
+        "holds no case; expected .mha files in images/pet",
+    ),
     "no PET": (remove(PET), r"0 PET images were found in .*images/pet; expected one \.mha"),
     "no CT": (remove(CT), r"0 CT images were found in .*images/ct; expected one \.mha file; use --pet-only"),
     "two PETs": (double(PET), r"2 PET images were found .*another\.mha"),

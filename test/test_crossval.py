@@ -68,7 +68,7 @@ def one_thread() -> Iterator[None]:
 def plain_weights() -> Iterator[None]:
     """Weights folders without ONNX, whose export takes longer than all the rest: the state dict, run by PyTorch."""
 
-    def write_folder(network: nn.Module, config: NetworkConfig, folder: Path) -> None:
+    def write_folder(network: nn.Module, config: NetworkConfig, folder: Path, *_: object) -> None:
         folder.mkdir(parents=True)
         save_file(network.state_dict(), str(folder / NETWORK))
         (folder / CONFIG).write_text(config.to_json(), "utf-8")

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch.utils.data import DataLoader
 
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.organs import OrganClass
-from l2snet.preprocess import WORKING_SPACING_MM, Window, prepare
+from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, prepare
 from l2snet.training import train
 from l2snet.training.augment import _spatial
 from l2snet.training.cache import DONE, HOT_SUV, CachedCase, write_case
@@ -553,6 +555,44 @@ def test_windows_of_a_stride_hold_means(make: Make) -> None:
         torch.testing.assert_close((rows * 2).round(), rows * 2, atol=1e-3, rtol=0)
         assert sample["organs"][0][inside].float().sub((rows - 1.5) / 2).abs().max() <= 0.5
         assert sample["weight"].max() == 2
+
+
+def test_a_lesion_smaller_than_a_voxel_is_taught(make: Make) -> None:
+    """Of 3 voxels, where one of the network's has 18: it fills no half of it, nor is its mean above the floor."""
+    lesions = np.zeros(SIZE, np.uint8)
+    lesions[8, 9, 9:12] = 1
+    suv = flat(0.5)
+    suv[lesions > 0] = 3.0
+    recipe = window_recipe(stride=(2, 3, 3), crop=(4, 8, 8), lesion_share=1.0, lesion_floor=1.5, pet=LogScale())
+    data = WindowDataset([make(suv=suv, lesions=lesions)], recipe)
+    data.transforms = spatial(recipe.crop)
+    for index in range(10):
+        sample = data[index]
+        assert sample["truth"].sum() == 1
+        assert sample["image"][0][sample["truth"][0] > 0] < np.log2(1 + recipe.lesion_floor)
+
+
+@pytest.mark.parametrize(("pet", "span"), [(Window(0.0, 15.0), 1.0), (LogScale(), 4.0)])
+def test_noise_of_windows_goes_by_what_suv_15_is_shown_as(make: Make, pet: Window | LogScale, span: float) -> None:
+    """Of the PET so much more; of the CT the same."""
+    data = WindowDataset([make(suv=flat(7.0))], window_recipe(pet=pet))
+    noise = GaussianNoiseTransform(noise_variance=(0.02, 0.02), p_per_channel=1, synchronize_channels=True)
+    data.transforms = ComposeTransforms([spatial(data.recipe.crop), noise])
+    plain = WindowDataset([make(suv=flat(7.0))], data.recipe)
+    plain.transforms = spatial(data.recipe.crop)
+    noises = [(data[i]["image"] - plain[i]["image"]).std(dim=(1, 2, 3)) for i in range(5)]
+    for found in noises:
+        np.testing.assert_allclose(found, [0.02 * span, 0.02], rtol=0.1)
+
+
+def test_a_field_of_view_ends_in_the_air_of_each_channel(make: Make) -> None:
+    recipe = window_recipe(cut_share=1.0, pet=LogScale(0.5), ct=Window(-1000.0, 1000.0, -1.0, 1.0), lesion_share=0.0)
+    data = WindowDataset([make(suv=flat(3.0))], recipe)
+    data.transforms = spatial(recipe.crop)
+    for index in range(10):
+        image = data[index]["image"]
+        rows = {tuple(row) for row in image[:, [0, -1], 0, 0].T.tolist()}
+        assert (-1.0, -1.0) in rows
 
 
 def test_windows_have_the_organs_of_their_voxels(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from l2snet.networks.blocks import NORMS
 from l2snet.networks.unet3d import UNet3D
 from l2snet.preprocess import Window
 from l2snet.training.loop import CASES, CHECKPOINT, RECIPE, fit, load_checkpoint, save_checkpoint
-from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
+from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe, StepByStepRecipe
 from l2snet.volume import Array
 from l2snet.weights import CONFIG, LOCALIZER, NETWORK, SEGMENTER, SUMS, NetworkConfig, read_config, read_sums
 
@@ -199,6 +200,14 @@ def test_config_comes_from_the_recipe(exported: Exported) -> None:
         assert (config.ct, config.multiple) == (recipe.ct, 4)  # three levels
         assert config.thresholds == {"on_cue": 0.1, "off_cue": 0.5}
         assert config.trained["cues"] == {"localizer_sha256": "abc"}
+
+
+@pytest.mark.parametrize("axes", [(), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("kind", [SegmenterRecipe, StepByStepRecipe])
+def test_inference_mirrors_what_training_mirrored(
+    kind: type[SegmenterRecipe | StepByStepRecipe], axes: tuple[int, ...]
+) -> None:
+    assert kind(mirror_axes=axes).inference["mirror_axes"] == axes
 
 
 def test_filters_are_float16_and_the_rest_float32(exported: Exported) -> None:
@@ -400,3 +409,49 @@ def test_half_precision_keeps_three_digits(segmenter: Exported) -> None:
     for name, half in halves.items():
         full = state[name].numpy()
         assert (np.abs(half.astype(np.float32) - full) <= np.maximum(np.abs(full) * 2.0**-11, 2.0**-25)).all()
+
+
+# Eight bits
+
+
+@pytest.fixture(params=["localizer", "segmenter", "channels", "batch"])
+def in_bytes(request: pytest.FixtureRequest, tmp_path: Path) -> Exported:
+    """The same run, its filters in eight bits."""
+    found = copy(request.getfixturevalue(request.param))
+    found.folder = tmp_path / found.recipe.network
+    export_run(found.run, found.folder, bits=8)
+    return found
+
+
+def test_filters_of_8_bits_have_half_the_space_and_are_within_half_a_step(in_bytes: Exported) -> None:
+    tensors = {one.name: one for one in onnx.load(str(in_bytes.folder / NETWORK)).graph.initializer}
+    read, state = read_weights(in_bytes.folder / NETWORK), in_bytes.network.state_dict()
+    assert {name for name in state if not name.endswith("num_batches_tracked")} == set(read)
+    for name, values in read.items():
+        assert values.dtype == torch.float32
+        if values.ndim == 1:
+            assert torch.equal(values, state[name])
+            continue
+        whole = numpy_helper.to_array(tensors[f"network.{name}.byte"])
+        assert whole.dtype == np.int8
+        assert abs(whole).max() == 127
+        step = state[name].abs().amax(dim=tuple(range(1, values.ndim)), keepdim=True) / 127
+        assert ((values - state[name]).abs() <= step * 0.5001).all()
+
+
+def test_engines_agree_on_filters_of_8_bits(in_bytes: Exported) -> None:
+    spatial = in_bytes.config.window or (64, 96)
+    batch = random_batch((2, in_bytes.config.architecture["in_channels"], *spatial))
+    results = engines(in_bytes.folder, batch)
+    assert_agree(results, batch)
+    with torch.inference_mode():
+        trained = torch.sigmoid(in_bytes.network.eval()(torch.from_numpy(batch))).numpy()
+    assert 0 < np.abs(results["torch"] - trained).mean() < 0.05
+
+
+def test_a_filter_of_zeros_stays_one_in_8_bits(tmp_path: Path, segmenter: Exported) -> None:
+    network = build(SEGMENTER, segmenter.config.architecture)
+    with torch.no_grad():
+        network.head.weight.zero_()
+    write_folder(network, segmenter.config, tmp_path / SEGMENTER, bits=8)
+    assert not read_weights(tmp_path / SEGMENTER / NETWORK)["head.weight"].any()

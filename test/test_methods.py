@@ -115,6 +115,7 @@ def test_calibration_leaves_the_trap_and_its_cases_count_as_seen(
     assert not list(weights.rglob("metrics.json"))  # they were of other thresholds
     assert run(name, weights, "validate", studies, "--device", "cpu") == 1
     assert "would mean nothing" in capsys.readouterr().err
+    assert run(name, weights, "calibrate", studies, "--device", "cpu") == 0  # anew, on the same
 
 
 @pytest.mark.parametrize("command", ["validate", "calibrate"])

@@ -14,7 +14,7 @@ from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.localize import localize
 from l2snet.pipeline import L2SNet, mirror_axes
-from l2snet.preprocess import WORKING_SPACING_MM, Window, between_means, means, prepare
+from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, between_means, means, prepare
 from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
 from l2snet.weights import LOCALIZER, SEGMENTER, NetworkConfig
@@ -249,6 +249,26 @@ def test_mirroring_averages_every_flip() -> None:
     passes = [segment(body, network, flip) for flip in flips((0, 1, 2))]
     assert len(passes) == 8
     np.testing.assert_allclose(np.mean(passes, axis=0), 0.5)  # half of the eight flips turn x round
+
+
+@pytest.mark.parametrize("ct", [True, False])
+def test_around_a_body_smaller_than_the_window_lies_air(ct: bool) -> None:
+    """As the network's own intensities have it, whatever they make of air; a CT that is missing is zeros there too."""
+    body = prepare(body_case(ct=ct))
+    tall = body.suv.shape[0] + 8
+    seen: list[np.ndarray] = []
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        seen.append(batch.copy())
+        return batch[:, :1]
+
+    window = (tall + -tall % 8, 96, 96)
+    pet, hu = LogScale(0.5), Window(-1000.0, 1000.0, -1.0, 1.0)
+    segment(body, Network(config(SEGMENTER, pet=pet, ct=hu, window=window, multiple=8), "", "", run))
+    (image,) = np.concatenate(seen)
+    corner = image[:, 0, 0, 0]
+    np.testing.assert_allclose(corner, [-1.0, -1.0 if ct else 0.0])
+    assert image[0].min() == -1.0
 
 
 def test_mirroring_flips_only_what_training_flipped() -> None:

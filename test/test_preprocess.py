@@ -17,6 +17,7 @@ from l2snet.preprocess import (
     Window,
     between_means,
     body_mask,
+    fullest,
     means,
     pad_to,
     prepare,
@@ -322,6 +323,33 @@ def test_means_by_hand():
     assert means(array, (2, 2)).dtype == np.float32
     same = np.ones((2, 3), np.float32)
     assert means(same, (1, 1)) is same
+
+
+def test_fullest_by_hand():
+    """A block of two by two: one filled by half, one by less but more than those beside it, one by less than those."""
+    mask = np.zeros((2, 10), np.uint8)
+    mask[:, 2] = 1
+    mask[0, 4] = 1
+    mask[0, 8] = 1
+    np.testing.assert_array_equal(fullest(mask, (2, 2)), [[False, True, False, False, True]])
+    np.testing.assert_array_equal(fullest(mask, (1, 1)), mask > 0)
+    assert not fullest(np.zeros((4, 4)), (2, 2)).any()
+
+
+@pytest.mark.parametrize("diameter_mm", [5, 8, 12])
+def test_no_sphere_is_too_small_for_fullest(diameter_mm: float):
+    """Wherever it lies on blocks of 6 mm, a sphere has one; half a block alone would lose the small ones."""
+    rng = np.random.default_rng(0)
+    stride, spacing = (2, 3, 3), np.array([3.0, 2.036, 2.036])
+    at = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 36, 36)), indexing="ij"), axis=-1) * spacing
+    by_half = 0
+    for _ in range(20):
+        ball = np.linalg.norm(at - (np.array([36.0, 36.0, 36.0]) + rng.uniform(0, 6, 3)), axis=-1) < diameter_mm / 2
+        blocks = fullest(ball, stride)
+        assert ndimage.label(blocks, np.ones((3, 3, 3)))[1] == 1
+        np.testing.assert_array_less(0, means(ball, stride)[blocks])
+        by_half += bool((means(ball, stride) >= 0.5).any())
+    assert by_half == 20 if diameter_mm == 12 else by_half < 20
 
 
 def test_between_means_by_hand():

@@ -22,8 +22,8 @@ from l2snet.training.recipes import (
     LocalizerRecipe,
     Recipe,
     SegmenterRecipe,
-    changed,
 )
+from l2snet.training.settings import changed
 
 EVERY = [*LOCALIZERS.values(), *SEGMENTERS.values()]
 NAMES = [f"{recipe.network}-{recipe.name}" for recipe in EVERY]

@@ -97,6 +97,13 @@ def test_mirroring_changes_nothing_for_a_network_without_a_sense_of_direction() 
     np.testing.assert_allclose(mirrored.probability.array, plain.probability.array, atol=1e-6)
 
 
+def test_a_network_whose_training_mirrored_nothing_is_not_mirrored() -> None:
+    one = replace(network(), config=replace(CONFIG, mirror_axes=()))
+    plain, mirrored = (StepByStep([one], mirror=mirror).segment(body_case()) for mirror in (False, True))
+    np.testing.assert_array_equal(mirrored.probability.array, plain.probability.array)
+    assert mirrored.notes == ("nothing was mirrored: the network's training mirrored along no axis",)
+
+
 def test_without_a_ct_the_network_sees_a_blank_one() -> None:
     seen: list[float] = []
     one = network()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from l2snet.training.surroundings import ELLIPSOIDS, LESION_LEVEL, dilate, surroundings
+from l2snet.preprocess import means
+from l2snet.training.surroundings import ELLIPSOIDS, LESION_LEVEL, coarse_levels, dilate, surroundings
 from l2snet.volume import Array
 
 
@@ -61,6 +62,19 @@ def test_one_voxel_reaches_as_far_as_the_semi_axes_add_up() -> None:
         where = np.argwhere(levels >= level)
         assert (where.max(axis=0) - (10, 30, 30)).tolist() == [z, yx, yx]
         assert ((10, 30, 30) - where.min(axis=0)).tolist() == [z, yx, yx]
+
+
+def test_on_coarser_voxels_a_small_lesion_stays() -> None:
+    """One voxel in blocks of 8: its block is lesion, which fills only an eighth of it; of large lesions by half."""
+    lesions = np.zeros((8, 20, 20), np.uint8)
+    lesions[4, 8, 8] = 1
+    coarse = coarse_levels(surroundings(lesions), (2, 2, 2))
+    assert np.argwhere(coarse == LESION_LEVEL).tolist() == [[2, 4, 4]]
+    lesions[:] = 0
+    lesions[2:6, 4:9, 4:9] = 1
+    levels = surroundings(lesions)
+    by_half = sum((means(levels >= level, (2, 2, 2)) >= 0.5).astype(int) for level in range(1, LESION_LEVEL + 1))
+    np.testing.assert_array_equal(coarse_levels(levels, (2, 2, 2)), by_half)
 
 
 def test_without_a_lesion_there_are_no_surroundings() -> None:

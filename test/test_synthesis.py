@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from organ_phantom import SPACING, organ_map
 
 from l2snet.case import Case
 from l2snet.errors import InputError
@@ -16,7 +17,7 @@ from l2snet.sources.autopet import read_study
 from l2snet.synthesis import Options, synthesize
 from l2snet.synthesis.anatomy import Anatomy, draw_anatomy
 from l2snet.synthesis.cohort import write_cohort
-from l2snet.synthesis.drawing import Canvas, curve, smooth_field
+from l2snet.synthesis.drawing import curve, smooth_field
 from l2snet.synthesis.growth import grow_lesions
 from l2snet.synthesis.landmarks import Organ
 from l2snet.synthesis.lesions import KINDS, MAX_ML, MAX_SUV, MIN_ML, MIN_SUV, Lesion, draw_lesion, draw_lesions
@@ -26,34 +27,6 @@ from l2snet.synthesis.traps import _fractures, _scar
 from l2snet.synthesis.tumours import Tumour
 from l2snet.training.train import cached_cases, learnt_from
 from l2snet.volume import Geometry, Volume, write_volume
-
-SPACING = (6.0, 6.0, 6.0)
-# Centre and half-axes (z, y, x) in mm: a torso from the pelvis to the vertex.
-ELLIPSOIDS = (
-    (Organ.BLADDER, (120, 250, 390), (25, 30, 35)),
-    (Organ.LIVER, (420, 240, 330), (75, 75, 80)),
-    (Organ.SPLEEN, (430, 300, 480), (45, 30, 25)),
-    (Organ.STOMACH, (420, 220, 450), (40, 40, 35)),
-    (Organ.KIDNEYS, (360, 290, 330), (50, 25, 25)),
-    (Organ.KIDNEYS, (365, 290, 450), (50, 25, 25)),
-    (Organ.LUNGS, (545, 255, 320), (115, 80, 60)),
-    (Organ.LUNGS, (545, 255, 460), (115, 80, 60)),
-    (Organ.HEART, (510, 225, 410), (45, 45, 48)),
-    (Organ.BRAIN, (880, 250, 390), (60, 80, 66)),
-    (Organ.GLANDS, (790, 250, 335), (25, 14, 9)),
-    (Organ.GLANDS, (790, 250, 445), (25, 14, 9)),
-)
-
-
-def organ_map() -> Volume:
-    labels = np.zeros((160, 84, 132), np.uint8)
-    canvas = Canvas(labels, SPACING)
-    for organ, centre, semi in ELLIPSOIDS:
-        canvas.ellipsoid(centre, semi, organ)
-    # The second axis runs to the anterior, as in the organ maps of the autoPET grid.
-    direction = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
-    geometry = Geometry(labels.shape, SPACING, (-390.0, 250.0, -900.0), direction)
-    return Volume(np.ascontiguousarray(labels[:, ::-1]), geometry)
 
 
 @pytest.fixture(scope="module")
@@ -261,9 +234,21 @@ def test_a_ball_keeps_its_volume_and_its_uptake(anatomy: Anatomy) -> None:
     assert hu[mask].mean() == pytest.approx(40.0, abs=8)
 
 
+@pytest.mark.parametrize(("background", "peak"), [(0.3, 2.0), (1.0, 2.5), (4.0, 8.0)])
+def test_what_is_drawn_as_tumour_can_be_seen(anatomy: Anatomy, background: float, peak: float) -> None:
+    # The faintest there are: by what is around them they are made hotter.
+    liver = np.argwhere(anatomy.tissues == Tissue.LIVER).mean(axis=0) * SPACING
+    suv, hu = np.full(anatomy.tissues.shape, background, np.float32), np.zeros(anatomy.tissues.shape, np.float32)
+    lesion = _ball(MIN_SUV, 30.0, tuple(liver))
+    mask = grow_lesions(anatomy, [lesion], suv, hu, (6.0, 6.0, 6.0), 0.0, [], np.random.default_rng(0))
+    assert suv.max() == pytest.approx(peak, rel=0.1)
+    assert mask.any()
+    assert suv[mask].min() > background + 0.5 * (peak - background)
+
+
 def test_real_tumours_are_pasted_with_their_texture(anatomy: Anatomy) -> None:
     real = np.ones((8, 8, 8), np.float32)
-    real[:, :4] = 0.3
+    real[:, :4] = 0.5
     tumour = Tumour("striped", real, np.ones_like(real), (4.0, 4.0, 4.0), 32.8)
     liver = np.argwhere(anatomy.tissues == Tissue.LIVER).mean(axis=0) * SPACING
     values = []

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from l2snet.backend import Network
 from l2snet.case import Case
+from l2snet.cli import main
 from l2snet.errors import DeviceError, InputError, TrainingError
 from l2snet.export import export_run, load_network, read_weights
 from l2snet.networks import build
@@ -33,7 +35,7 @@ from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.training.train import train_localizer, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume
-from l2snet.weights import CONFIG, NETWORK, NetworkConfig, read_config, write_sums
+from l2snet.weights import CONFIG, NETWORK, ORGANS, NetworkConfig, read_config, read_sums, write_sums
 
 SIZE = (20, 22, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
@@ -222,19 +224,28 @@ def test_adamw_by_hand(tmp_path: Path) -> None:
     assert "optimizer/0/exp_avg" in tensors(tmp_path)[0]
 
 
-@pytest.mark.parametrize(("planes", "full"), [(2, True), (4, True), (8, False)])
-def test_feature_maps_of_two_planes_are_trained_in_float32(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, planes: int, full: bool
+@pytest.mark.parametrize(
+    ("planes", "capable", "expected"),
+    [(2, True, torch.float32), (4, True, torch.float32), (8, True, torch.bfloat16), (8, False, torch.float32)],
+)
+def test_a_cpu_trains_in_bfloat16_where_it_has_it_and_gradients_are_right(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    planes: int,
+    capable: bool,
+    expected: torch.dtype,
 ) -> None:
-    """Two levels: the deeper one halves the planes; with bfloat16 PyTorch's gradients were infinite at times."""
+    """Two levels: the deeper one halves the planes; of two of them PyTorch's gradients were infinite at times."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": capable})
     network = UNet3D(widths=(2, 3), norm="channels")
     dtypes = set()
     network.encoder[1][0].register_forward_hook(lambda _m, _i, out: dtypes.add((out.device.type, out.dtype)))
     sample = {"image": torch.rand(2, planes, 8, 8), "truth": torch.ones(1, planes, 8, 8)}
     recipe = SegmenterRecipe(epochs=1, steps_per_epoch=2, batch=1, crop=(8, 8, 8))
     fit(network, Samples([sample]), recipe, tmp_path, ["a"], "cpu")
-    assert [dtype for where, dtype in dtypes if where == "cpu"] == [torch.float32 if full else torch.bfloat16]
-    assert ("trains in float32" in caplog.text) is full
+    assert [dtype for where, dtype in dtypes if where == "cpu"] == [expected]
+    assert ("trains in float32" in caplog.text) is (expected == torch.float32)
 
 
 def test_batch_norms_end_with_the_statistics_of_the_final_weights(tmp_path: Path) -> None:
@@ -307,6 +318,59 @@ def test_a_segmenter_may_start_from_one_of_another_stride(tmp_path: Path, cases:
     assert (config.stride, config.window) == ((1, 2, 2), recipe.window or recipe.crop)
 
 
+# It is watched
+
+
+@pytest.mark.parametrize(("train", "recipe"), PHASES)
+def test_the_loss_of_cases_not_trained_on_is_logged_and_changes_nothing(
+    tmp_path: Path, cases: list[CachedCase], train: Train, recipe: Recipe
+) -> None:
+    train(cases[:1], recipe, tmp_path / "plain", "cpu")
+    watch = [replace(case, cue_name="none") for case in cases[1:]]
+    train(cases[:1], recipe, tmp_path / "watched", "cpu", watch=watch)
+    assert_same_result(tmp_path / "plain", tmp_path / "watched")
+    logged = [(float(row["seen_loss"]), float(row["held_out_loss"])) for row in rows(tmp_path / "watched")]
+    assert len(logged) == recipe.epochs
+    assert np.isfinite(logged).all()
+    assert all(seen != held_out for seen, held_out in logged)
+    # The same samples each time: without learning nothing changes.
+    still = replace(recipe, learning_rate=1e-12, epochs=2)
+    train(cases[:1], still, tmp_path / "still", "cpu", watch=watch)
+    (first, second) = rows(tmp_path / "still")
+    if recipe.network == SEGMENTER.network:  # the localizer's batch norms go on with their statistics
+        assert float(first["held_out_loss"]) == pytest.approx(float(second["held_out_loss"]), abs=1e-5)
+    with pytest.raises(InputError, match="b is trained on and watched"):
+        train(cases, recipe, tmp_path / "both", "cpu", watch=cases[1:])
+
+
+@pytest.mark.parametrize(
+    ("network", "module", "reader"),
+    [
+        ("localizer", "l2snet.training.train", "cached_cases"),
+        ("segmenter", "l2snet.training.train", "cached_cases"),
+        ("step-by-step", "l2snet.training.step_by_step", "stored_cases"),
+    ],
+)
+def test_the_commands_watch_folders(monkeypatch: pytest.MonkeyPatch, network: str, module: str, reader: str) -> None:
+    given = {}
+    monkeypatch.setattr(f"{module}.{reader}", lambda data, *_, **__: [path.name for path in data])
+    trained = f"{module}.train_{network.replace('-', '_')}"
+    monkeypatch.setattr(trained, lambda cases, *_, watch, **__: given.update(cases=cases, watch=watch))
+    for options, watch in (([], []), (["--watch", "b", "--watch", "c"], ["b", "c"])):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", network, "a", "run", "--device", "cpu", *options])
+        assert ended.value.code == 0
+        assert given == {"cases": ["a"], "watch": watch}
+
+
+def test_a_run_may_be_watched_from_where_it_was_stopped(tmp_path: Path, cases: list[CachedCase]) -> None:
+    recipe = replace(SEGMENTER, cue_weight=0.0)
+    train_segmenter(cases[:1], recipe, tmp_path / "run", "cpu", stop_after=2)
+    train_segmenter(cases[:1], recipe, tmp_path / "run", "cpu", watch=cases[1:])
+    assert [bool(row["held_out_loss"]) for row in rows(tmp_path / "run")] == [False, False, True, True]
+    assert all(row["loss"] for row in rows(tmp_path / "run"))
+
+
 # It learns organs too
 
 
@@ -314,7 +378,7 @@ def test_a_segmenter_may_start_from_one_of_another_stride(tmp_path: Path, cases:
 def test_the_head_for_organs_stays_in_the_run(
     tmp_path: Path, cases: list[CachedCase], train: Train, recipe: Recipe
 ) -> None:
-    """It is trained, kept in the checkpoint, and no part of the weights, which another training may start from."""
+    """It is trained, kept in the checkpoint and beside the network, for another training to go on with."""
     np.save(cases[0].folder / "organs.npy", np.full(cases[0].suv.shape, OrganClass.LIVER, np.uint8))
     learning = replace(recipe, organ_weight=20.0, hot_weight=5.0)
     train(cases, learning, tmp_path / "run", "cpu")
@@ -326,7 +390,15 @@ def test_the_head_for_organs_stays_in_the_run(
     config = read_config(tmp_path / "weights")
     assert not any("organ" in name for name in read_weights(tmp_path / "weights" / NETWORK))
     assert not load_network(tmp_path / "weights" / NETWORK, config).training
-    train(cases, learning, tmp_path / "next", "cpu", pretrained=tmp_path / "weights")
+    assert ORGANS in read_sums(tmp_path / "weights")
+    still = replace(learning, epochs=1, learning_rate=1e-12)
+    train(cases, still, tmp_path / "next", "cpu", pretrained=tmp_path / "weights")
+    torch.testing.assert_close(tensors(tmp_path / "next")[0]["network/organ_head.bias"], bias)
+    save_file({"bias": torch.zeros(3)}, tmp_path / "weights" / ORGANS)
+    with pytest.raises(InputError, match="holds no head of these organs"):
+        train(cases, still, tmp_path / "other", "cpu", pretrained=tmp_path / "weights")
+    (tmp_path / "weights" / ORGANS).unlink()  # of weights that learnt none, or of before
+    train(cases, still, tmp_path / "without", "cpu", pretrained=tmp_path / "weights")
 
 
 # It resumes

@@ -27,8 +27,9 @@ from l2snet.evaluation.validate import (
     write_metrics,
 )
 from l2snet.pipeline import L2SNet
+from l2snet.sources.autopet import read_study
 from l2snet.volume import write_volume
-from l2snet.weights import LOCALIZER, SEGMENTER
+from l2snet.weights import CONFIG, LOCALIZER, NETWORK, SEGMENTER, SUMS
 
 
 def trained_on(network: Network, *cases: str) -> Network:
@@ -196,6 +197,14 @@ def test_a_run_that_was_stopped_goes_on(studies: Path, tmp_path: Path, monkeypat
     damaged.write_text("{")
     validate(strict, folders, False, work)
     assert read == ["empty", "full", "full", "empty"]
+    case = read_study(studies / "empty", False)
+    assert case.ct is not None
+    write_volume(case.ct, studies / "empty" / "CTres.nii.gz", compress=False)  # another CT
+    validate(strict, folders, False, work)
+    assert read == ["empty", "full", "full", "empty", "empty"]
+    other = [replace(one, config=replace(one.config, mirror_axes=(2,))) for one in strict.segmenters]
+    validate(replace(strict, segmenters=other), folders, False, work)  # the same network, shown otherwise
+    assert read[5:] == ["empty", "full"]
 
 
 def test_the_masks_of_the_figure() -> None:
@@ -209,8 +218,16 @@ def test_the_masks_of_the_figure() -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     for network in (LOCALIZER, SEGMENTER):
-        (tmp_path / "weights" / network).mkdir(parents=True)
+        write_hash(tmp_path / "weights" / network, "0" * 64)
     return tmp_path / "weights"
+
+
+def write_hash(folder: Path, sha256: str) -> None:
+    """A weights folder that claims this hash of its network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, NETWORK):
+        (folder / name).touch()
+    (folder / SUMS).write_text(f"{sha256}  {CONFIG}\n{sha256}  {NETWORK}\n")
 
 
 def test_metrics_are_written_beside_the_network_they_tell_of(studies: Path, weights: Path) -> None:
@@ -226,7 +243,9 @@ def test_metrics_are_written_beside_the_network_they_tell_of(studies: Path, weig
     np.testing.assert_equal(read_metrics(L2SNet.roles, weights), {"balls": table})
 
 
-def test_tables_are_recorded_by_name_and_go_with_their_weights(studies: Path, weights: Path) -> None:
+def test_tables_are_recorded_by_name_and_go_with_their_weights(
+    studies: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(WeightsError, match="no table is recorded"):
         read_metrics(L2SNet.roles, weights)
     (weights / LOCALIZER / "metrics.json").write_text('{"settings": {}, "means": {}, "cases": {}}')  # of version 0.1
@@ -235,6 +254,10 @@ def test_tables_are_recorded_by_name_and_go_with_their_weights(studies: Path, we
     write_metrics(table, method(), weights, "two")
     assert list(read_metrics(L2SNet.roles, weights)) == ["one", "two"]
     trained_again = L2SNet([replace(pet_network(LOCALIZER), sha256="1" * 64)], method().segmenters)
+    write_hash(weights / LOCALIZER, "1" * 64)
+    with pytest.raises(WeightsError, match="no table is recorded"):  # those that are there are of other weights
+        read_metrics(L2SNet.roles, weights)
+    assert "the table 'two' in" in caplog.text
     write_metrics(table, trained_again, weights, "three")
     assert list(read_metrics(L2SNet.roles, weights)) == ["three"]
     (weights / LOCALIZER / "metrics.json").write_text("[]")

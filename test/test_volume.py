@@ -576,11 +576,46 @@ def test_what_is_not_3d_and_scalar_is_refused(tmp_path: Path, image: sitk.Image,
 
 @pytest.mark.parametrize("values", [3, 1])
 def test_a_nrrd_of_vectors_is_refused(tmp_path: Path, values: int):
-    """Three axes, of which ITK takes the first for the values of a voxel."""
+    """Three axes, of which ITK takes the first for the values of a voxel; as written, in a space without a name."""
     path = tmp_path / "image.nrrd"
     sitk.WriteImage(sitk.Image([4, 5], sitk.sitkVectorFloat32, 3), str(path))
-    path.write_bytes(path.read_bytes().replace(b"sizes: 3", f"sizes: {values}".encode()))
-    with pytest.raises(InputError, match=rf"it is a 2D image with {values} value\(s\) a voxel; expected a 3D image"):
+    header = path.read_bytes().replace(b"sizes: 3", f"sizes: {values}".encode())
+    path.write_bytes(header)
+    with pytest.raises(InputError, match="no field 'space'"):
+        read_volume(path, "PET")
+    path.write_bytes(header.replace(b"space dimension: 2", b"space: LPS"))
+    with pytest.raises(InputError, match=r"image\.nrrd"):
+        read_volume(path, "PET")
+
+
+@pytest.mark.parametrize(
+    ("name", "signs"),
+    [("left-posterior-superior", (1, 1, 1)), ("RAS", (-1, -1, 1)), ("left-anterior-superior", (1, -1, 1))],
+)
+def test_a_nrrd_lies_where_its_space_says(tmp_path: Path, name: str, signs: tuple[int, ...]):
+    path = tmp_path / "image.nrrd"
+    write_volume(numbered(PLAIN), path, compress=False)
+    path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", name.encode()))
+    first = read_volume(path, "PET").geometry.world(np.zeros(3))
+    np.testing.assert_allclose(first, PLAIN.world(np.zeros(3)) * signs)
+
+
+@pytest.mark.parametrize(
+    ("field", "instead", "words"),
+    [
+        (b"space: left-posterior-superior\n", b"", "no field 'space'"),
+        (b"space: left-posterior-superior\n", b"space: scanner-xyz\n", "its space is 'scanner-xyz'; expected right-"),
+        (b"space: left-posterior-superior\n", b"space: \xff\n", "its space is 'ÿ'; expected right-"),
+        (b"space directions:", b"spacings: 1 1 1\n#", "no field 'space directions'"),
+    ],
+)
+def test_a_nrrd_that_does_not_say_where_it_lies_is_refused(tmp_path: Path, field: bytes, instead: bytes, words: str):
+    path = tmp_path / "image.nrrd"
+    write_volume(numbered(PLAIN), path, compress=False)
+    before = path.read_bytes()
+    assert field in before
+    path.write_bytes(before.replace(field, instead))
+    with pytest.raises(InputError, match=rf"PET: image\.nrrd: .*{words}"):
         read_volume(path, "PET")
 
 

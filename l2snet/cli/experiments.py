@@ -91,7 +91,7 @@ def ablation(
     from l2snet.training.ablation import KEPT, MASK_ALONE, Ablation, named_recipes, named_studies, table, trained_on
     from l2snet.training.distributed import in_turn
     from l2snet.training.fold import Machine
-    from l2snet.training.recipes import changed
+    from l2snet.training.settings import changed
     from l2snet.weights import STEP_BY_STEP
 
     role = network.replace("-", "_")

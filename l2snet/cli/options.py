@@ -71,6 +71,10 @@ CompileOption = Annotated[
 SettingsOption = Annotated[
     str, typer.Option("--set", help="Settings in place of the recipe's, such as 'seed=1 epochs=40'; values in JSON.")
 ]
+WatchOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folders of studies that are not trained on, whose loss the log has too; may be repeated."),
+]
 PretrainedOption = Annotated[Path | None, typer.Option(help="Weights folder to start from, such as weights/localizer.")]
 DataArgument = Annotated[Path, typer.Argument(help="Folder of study folders (SUV, CTres or CT, SEG .nii.gz).")]
 TrainingDataArgument = Annotated[
@@ -99,11 +103,12 @@ class RunOptions(TrainingOptions):
 
     pretrained: PretrainedOption = None
     hold_out: HoldOutOption = ""
+    watch: WatchOption = None
     settings: SettingsOption = ""
 
     def choose(self, recipes: Mapping[str, R], name: str, data: list[Path]) -> R:
         """As of all trainings, then with the settings."""
-        from l2snet.training.recipes import changed
+        from l2snet.training.settings import changed
 
         return changed(super().choose(recipes, name, data), self.settings, kept=frozenset({"name", "shares"}))
 

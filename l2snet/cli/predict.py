@@ -130,7 +130,7 @@ def predict(
         "whole_grid": whole_grid,
         "deadline": None if time_limit is None else networks_deadline(time_limit),
     }
-    check_options(method, options)
+    check_options(method, options, cue)
     check_output(output)
     aside = ThreadPoolExecutor(1, "load")  # networks are loaded and compiled while the files are read
     try:

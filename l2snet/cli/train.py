@@ -50,7 +50,8 @@ def train_localizer(
         chosen = replace(chosen, encoder_weights=None if encoder_weights == "none" else encoder_weights)
     with in_turn(options.device):
         cases = cached_cases(data, options.cache, names(options.hold_out), options.resample_ct)
-    train_localizer(cases, chosen, run, options.device, options.workers, pretrained=options.pretrained)
+        watch = cached_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
+    train_localizer(cases, chosen, run, options.device, options.workers, pretrained=options.pretrained, watch=watch)
 
 
 @app.command("segmenter")
@@ -81,12 +82,13 @@ def train_segmenter(
     chosen = options.choose(SEGMENTERS, recipe, data)
     with in_turn(options.device):
         cases = cached_cases(data, options.cache, names(options.hold_out), options.resample_ct)
+        watch = cached_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
         if localizer:
             cases = write_cues(cases, [load(folder, options.device, Precision.fast) for folder in localizer], run)
     if not localizer:
         chosen = replace(chosen, cue_weight=0.0)
     train_segmenter(
-        cases, chosen, run, options.device, options.workers, pretrained=options.pretrained, compiled=compiled
+        cases, chosen, run, options.device, options.workers, None, options.pretrained, compiled=compiled, watch=watch
     )
 
 
@@ -111,6 +113,7 @@ def train_step_by_step(
     chosen = options.choose(STEP_BY_STEPS, recipe, data)
     with in_turn(options.device):
         cases = stored_cases(data, options.cache, names(options.hold_out), options.resample_ct)
+        watch = stored_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
     train_step_by_step(
-        cases, chosen, run, options.device, options.workers, pretrained=options.pretrained, compiled=compiled
+        cases, chosen, run, options.device, options.workers, None, options.pretrained, compiled=compiled, watch=watch
     )

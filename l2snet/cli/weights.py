@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,15 +24,23 @@ from l2snet.errors import InputError
 app = typer.Typer()
 
 
+class Bits(StrEnum):
+    """Bits of a filter's numbers."""
+
+    b8 = "8"
+    b16 = "16"
+
+
 @app.command("export")
 def export_weights(
     run: Annotated[Path, typer.Argument(help="Run folder of l2snet train.")],
     folder: Annotated[Path, typer.Argument(help="Weights folder to write, such as weights/localizer.")],
+    bits: Annotated[Bits, typer.Option(help="Of the filters' numbers; 8 make the file half as large.")] = Bits.b16,
 ) -> None:
-    """Write a run's last checkpoint as a weights folder (ONNX, float16 weights, hashes)."""
+    """Write a run's last checkpoint as a weights folder (ONNX, filters in 16 or 8 bits, hashes)."""
     with needs("export", "train"):
         from l2snet.export import export_run
-    export_run(run, folder)
+    export_run(run, folder, int(bits))
 
 
 @app.command()
@@ -95,7 +104,7 @@ def calibrate(
     from l2snet.sources.autopet import patients_of, with_patients
 
     loaded = load_method(method, [weights] if weights else [], device, precision)
-    studies = held_out(data, loaded)
+    studies = held_out(data, loaded, calibrating=True)
     choices = calibrate(loaded, studies, resample_ct)
     chosen = best(choices)
     for choice in sorted(choices, key=lambda one: one.fpv_ml + one.fnv_ml):

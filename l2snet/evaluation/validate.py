@@ -18,9 +18,9 @@ from l2snet.evaluation.records import Records, fingerprint, with_nan, write_json
 from l2snet.evaluation.summary import Row, Table, markdown, summaries
 from l2snet.pipeline import L2SNet, Method
 from l2snet.progress import track
-from l2snet.sources.autopet import LESIONS, SUV, find_studies, patients_among, patients_of, read_study
+from l2snet.sources.autopet import CT, CT_RESAMPLED, LESIONS, SUV, find_studies, patients_among, patients_of, read_study
 from l2snet.volume import Array
-from l2snet.weights import find_weights
+from l2snet.weights import NETWORK, find_weights, read_sums
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,12 @@ FIXED_SUV = 2.0
 METRICS = "metrics.json"
 
 
-def held_out(roots: Sequence[Path], method: Method) -> list[Path]:
+def held_out(roots: Sequence[Path], method: Method, calibrating: bool = False) -> list[Path]:
     """Study folders under `roots` of patients whom no network of the method was trained on, as their configs record it.
+
+    Parameters
+    ----------
+    calibrating : those that the thresholds were chosen on are among them, to choose anew.
 
     Raises
     ------
@@ -39,7 +43,8 @@ def held_out(roots: Sequence[Path], method: Method) -> list[Path]:
     if any("cases" not in network.config.trained for network in networks):
         raise InputError("these weights do not say what they were trained on; no case can be called held out")
     patients = patients_of(roots)
-    seen = patients_among((name for network in networks for name in network.config.seen_cases), patients)
+    known = [one.config.learnt_cases if calibrating else one.config.seen_cases for one in networks]
+    seen = patients_among(frozenset().union(*known), patients)
     studies: dict[str, Path] = {}
     for root in roots:
         new = [folder for folder in find_studies(root) if patients[folder.name] not in seen]
@@ -66,9 +71,11 @@ def validate(
         setting or its files have changed.
     """
     records = None if work is None else Records(work)
+    expected = {role: [repr(one.config) for one in networks] for role, networks in method.networks.items()}
     table: dict[str, dict[str, Row]] = {}
     for folder in track(studies, "cases", len(studies)):
-        key = [__version__, method.settings, resample_ct, *(fingerprint(folder / name) for name in (SUV, LESIONS))]
+        files = [fingerprint(folder / name) for name in (SUV, CT_RESAMPLED, CT, LESIONS) if (folder / name).is_file()]
+        key = [__version__, method.settings, expected, resample_ct, *files]
         rows = None if records is None else records.get(folder.name, key)
         if rows is None:
             case = read_study(folder, resample_ct, ct_optional=True)
@@ -129,19 +136,25 @@ def write_metrics(table: Table, method: Method, weights: Path | None, name: str)
 
 
 def read_metrics(roles: Sequence[str], weights: Path | None) -> dict[str, dict[str, dict[str, Row]]]:
-    """Name to table, as `write_metrics` recorded them beside the networks of these roles.
+    """Name to table, as `write_metrics` recorded them beside the networks of these roles; none that is of other ones.
 
     Raises
     ------
     WeightsError : nothing is recorded.
     """
     tables: dict[str, dict[str, dict[str, Row]]] = {}
-    folders = [find_weights(role, weights) for role in roles]
-    for folder in folders:
+    folders = {role: find_weights(role, weights) for role in roles}
+    now = {role: [read_sums(folder)[NETWORK]] for role, folder in folders.items()}
+    for folder in folders.values():
         for name, record in _read(folder / METRICS).items():
+            if record["settings"]["weights_sha256"] != now:
+                logger.warning("the table %r in %s is of other weights; it is left out", name, folder / METRICS)
+                continue
             tables.setdefault(name, {}).update(with_nan(record["cases"]))
     if not tables:
-        raise WeightsError(f"no table is recorded in {folders[0].parent}; make one with l2snet validate --record NAME")
+        raise WeightsError(
+            f"no table is recorded in {folders[roles[0]].parent}; make one with l2snet validate --record NAME"
+        )
     return tables
 
 

@@ -25,7 +25,9 @@ BYTES = {
 }
 RAW, PACKED = ("raw",), ("gzip", "gz")
 ELSEWHERE = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
-GRID = ("space directions", "spacings")
+GRID = ("space", "space directions")
+# ITK takes the axes of any other space, such as a scanner's, for these of LPS.
+SPACES = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps")
 
 
 def check_header(path: Path) -> None:
@@ -50,8 +52,11 @@ def check_header(path: Path) -> None:
         raise InputError(
             f"it is a {dimension}D image with sizes {size[:5]}; expected a 3D image with one value a voxel"
         )
-    if not any(name in fields for name in GRID):
-        raise InputError(f"its header has no field {GRID[0]!r}; expected one: convert the image again")
+    for name in GRID:
+        if name not in fields:
+            raise InputError(f"its header has no field {name!r}; expected one: convert the image again")
+    if fields["space"].lower() not in SPACES:
+        raise InputError(f"its space is {fields['space'][:40]!r}; expected {', '.join(SPACES[:3])}: convert it again")
     check_size(size)
     if kind not in BYTES or encoding not in (*RAW, *PACKED):
         raise InputError(

@@ -63,7 +63,7 @@ class Res2NetUNet(nn.Module):
         self.organ_head = nn.Conv2d(self.head.in_channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(n, slices, z, x) in -1..1 to logits (n, 1, z, x); sizes must be multiples of `multiple`.
+        """(n, slices, z, x), as the recipe shows a PET, to logits (n, 1, z, x); sizes must be multiples of `multiple`.
 
         In training, with `learn_organs`, also the logits of the organs, (n, classes, ...) on the coarser pixels.
         """

@@ -47,7 +47,7 @@ class UNet3D(nn.Module):
         self.organ_head = nn.Conv3d(self.head.in_channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(n, 2, z, y, x) in 0..1 to logits (n, 1, z, y, x); sizes must be multiples of `multiple`.
+        """(n, 2, z, y, x), as the recipe has them, to logits (n, 1, z, y, x); sizes must be multiples of `multiple`.
 
         In training, with `learn_organs`, also the logits of the organs, (n, classes, ...).
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2snet.case import Case
-from l2snet.errors import MissingPackageError
+from l2snet.errors import InputError, MissingPackageError
 from l2snet.sources import autopet, challenge
 from l2snet.sources.files import read_case
 from l2snet.sources.folders import walk
@@ -111,7 +111,13 @@ def read_input(folder: Path, reading: Reading | None = None, strict: bool = True
         return Source(found.case, found)
     if kind is Kind.nifti:
         return Source(_study(folder, reading))
-    return Source(challenge.read(folder, reading.pet_only, reading.resample_ct))  # whose sentence says what it expects
+    if kind is None and folder.is_dir() and not (folder / challenge.IMAGES).is_dir():
+        places = " and ".join(f"{challenge.IMAGES}/{what}" for what in (challenge.PET, challenge.CT))
+        raise InputError(
+            f"{folder} holds no case; expected {challenge.SUFFIX} files in {places}; or {autopet.SUV} and "
+            f"{autopet.CT_RESAMPLED}; or a study in DICOM"
+        )
+    return Source(challenge.read(folder, reading.pet_only, reading.resample_ct))
 
 
 def _study(folder: Path, reading: Reading) -> Case:

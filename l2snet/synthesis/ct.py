@@ -15,7 +15,6 @@ from l2snet.synthesis.tissues import BONES, Tissue, among
 from l2snet.volume import Array
 
 MAX_HU = 3071.0
-METAL_HU = 2500.0
 AIR_AROUND_HU = -1000.0
 
 

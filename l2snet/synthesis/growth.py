@@ -21,11 +21,11 @@ BARRED = among(*GASES, Tissue.URINE, Tissue.METAL, Tissue.TOOTH, Tissue.GREY, Ti
 RESERVED = {Tissue.KIDNEY: "kidney", Tissue.WHITE: "brain"}
 BONE = among(*BONES)
 # A voxel is drawn as tumour where at least half of it is, and where it stands out by this share of the peak.
-HALF, VISIBLE = 0.5, 0.3
-MIN_VISIBLE_SUV = 0.45
+HALF, VISIBLE = 0.5, 0.4
+MIN_VISIBLE_SUV = 0.7
 # Parts of a tumour's mask that are smaller than this share of the largest are left out.
 CRUMB = 0.1
-MIN_EXCESS_SUV, MIN_EXCESS_OVER_BACKGROUND = 0.8, 0.6
+MIN_EXCESS_SUV, MIN_EXCESS_OVER_BACKGROUND = 1.5, 1.0
 # A point spread lowers small tumours; to show their drawn SUV they may be this hot before it.
 MAX_TRUE_SUV = 90.0
 REAL_MIN_ML, REAL_SHARE = 4.0, 0.3

@@ -12,7 +12,7 @@ from l2snet.synthesis.tissues import COLON, MUSCLES, SMALL_BOWEL, Tissue
 from l2snet.volume import Array
 
 MIN_ML, MAX_ML = 0.2, 2400.0
-MIN_SUV, MAX_SUV = 1.8, 45.0
+MIN_SUV, MAX_SUV = 2.0, 45.0
 # Chances of one, a few, many and very many lesions in a body that has any.
 COUNTS = ((1, 1), (2, 4), (5, 14), (15, 60))
 COUNT_CHANCES = (0.34, 0.32, 0.22, 0.12)
@@ -153,7 +153,7 @@ def draw_lesions(anatomy: Anatomy, rng: np.random.Generator) -> list[Lesion]:
     kinds = list(rng.choice(names, min(count, int(rng.integers(1, 5))), replace=False, p=weights / weights.sum()))
     if count > 4 and not any(KINDS[k].many for k in kinds):
         kinds.append("bone" if rng.random() < 0.4 else "lung" if rng.random() < 0.4 else "liver")
-    base = float(np.clip(np.exp(rng.normal(np.log(6.5), 0.7)), 2.0, 38.0))
+    base = float(np.clip(np.exp(rng.normal(np.log(7.0), 0.65)), 2.5, 38.0))
     where = _Places(anatomy)
     lesions: list[Lesion] = []
     made = dict.fromkeys(kinds, 0)

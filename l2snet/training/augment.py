@@ -20,12 +20,13 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-# nnU-Net's is (0, 0.1) on images of unit variance; on SUV 0..15 as 0..1 that is a noise of up to SUV 5.
-NOISE_VARIANCE = (0, 0.002)
+# Standard deviations, which batchgeneratorsv2 calls variances. nnU-Net's is (0, 0.1) on images of unit variance; where
+# 0..1 is SUV 0..15 that is up to SUV 1.5, and this 0.3.
+NOISE = (0, 0.02)
 # What brightness and contrast are multiplied by.
 BRIGHTNESS = (0.75, 1.25)
 # Of slices in SUV: wider, so that no SUV is that of an organ alone, and so much oftener.
-SUV_NOISE_VARIANCE, SUV_BRIGHTNESS = (0, 0.2), (0.5, 2.0)
+SUV_NOISE, SUV_BRIGHTNESS = (0, 0.2), (0.5, 2.0)
 SLICE_SHARE = 2.5
 
 
@@ -41,7 +42,7 @@ def slice_transforms(
         (synthetic bodies) is not told by its noise and its edges; the paper has no such.
     """
     angle = np.deg2rad(rotation_degrees)
-    zoom, more = (0.5, _appearance(SUV_NOISE_VARIANCE, SUV_BRIGHTNESS, SLICE_SHARE)) if appearance else (0.0, [])
+    zoom, more = (0.5, _appearance(SUV_NOISE, SUV_BRIGHTNESS, SLICE_SHARE)) if appearance else (0.0, [])
     return ComposeTransforms([_spatial(crop, 1.0, angle, zoom, nearest), *more, MirrorTransform(allowed_axes=(1,))])
 
 
@@ -52,14 +53,14 @@ def window_transforms(
     return ComposeTransforms(
         [
             _spatial(crop, 0.2, np.deg2rad(30.0), 0.2, nearest),
-            *_appearance(NOISE_VARIANCE, BRIGHTNESS, 1.0),
+            *_appearance(NOISE, BRIGHTNESS, 1.0),
             MirrorTransform(allowed_axes=mirror_axes),
         ]
     )
 
 
 def _appearance(
-    noise_variance: tuple[float, float], brightness_range: tuple[float, float], share: float
+    noise: tuple[float, float], brightness_range: tuple[float, float], share: float
 ) -> list[BasicTransform]:
     """Noise, blur, brightness, contrast, resolution and gamma, each with `share` times nnU-Net's probability."""
 
@@ -70,9 +71,7 @@ def _appearance(
     contrast: RandomScalar = BGContrast(BRIGHTNESS)
     gamma: RandomScalar = BGContrast((0.7, 1.5))
     return [
-        sometimes(
-            GaussianNoiseTransform(noise_variance=noise_variance, p_per_channel=1, synchronize_channels=True), 0.1
-        ),
+        sometimes(GaussianNoiseTransform(noise_variance=noise, p_per_channel=1, synchronize_channels=True), 0.1),
         sometimes(
             GaussianBlurTransform(
                 blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from l2snet.organs import OrganClass
-from l2snet.preprocess import means
+from l2snet.preprocess import fullest, means
 from l2snet.training.augment import slice_transforms, window_transforms
 from l2snet.training.cache import HOT_SUV, CachedCase
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
@@ -89,12 +90,12 @@ class SliceDataset(Dataset[Sample]):
             hot = (data["image"][half : half + 1] > HOT_SUV) | (sample["truth"] > 0)
             sample["weight"] = 1 + self.recipe.hot_weight * hot.float()
         if rng.random() < self.recipe.cut_share:
-            _cut(sample, _beyond_view(self.recipe.crop[0], rng), float(self.recipe.pet(np.zeros(1, np.float32))[0]))
+            _cut(sample, _beyond_view(self.recipe.crop[0], rng), self.recipe.pet(np.zeros(1))[0])
         return sample
 
 
 class WindowDataset(Dataset[Sample]):
-    """PET/CT windows for phase 2: `image` (2, z, y, x) about 0..1, `truth` (1, z, y, x), `weight` 1 + P_loc.
+    """PET/CT windows for phase 2: `image` (2, z, y, x) as the recipe has it, `truth` (1, z, y, x), `weight` 1 + P_loc.
 
     Where the recipe has them, `weight` is more by hot_weight on hot voxels, and `organs` (1, z, y, x) are uint8 labels.
     """
@@ -105,6 +106,9 @@ class WindowDataset(Dataset[Sample]):
         self.cases, self.recipe = list(cases), recipe
         self.all = _Pool(self.cases, recipe.shares)
         self.with_lesion = _Pool([case for case in self.cases if len(case.lesion_voxels)], recipe.shares)
+        # Transforms are for 0..1; a PET is that up to an SUV of 15, or on a logarithm so much more.
+        low, high = recipe.pet(np.array([0.0, 15.0], np.float32))
+        self.pet_span = float(high - low)
         self.transforms = window_transforms(recipe.crop, recipe.mirror_axes, recipe.organ_weight > 0)
 
     def __len__(self) -> int:
@@ -127,18 +131,22 @@ class WindowDataset(Dataset[Sample]):
         def window(array: Readable, outside: float = 0.0) -> Array:
             return means(_crop_with_margin(array, start, recipe.crop, outside, recipe.stride), recipe.stride)
 
-        lesions = (window(case.lesions) >= 0.5).astype(np.float32)
-        suv = _hotter(window(case.suv), lesions, recipe.lesion_gain, rng)
+        fine_suv, fine_lesions = (
+            _crop_with_margin(array, start, recipe.crop, stride=recipe.stride) for array in (case.suv, case.lesions)
+        )
+        # Before the mean, in which a small lesion is mixed with what is around it.
+        lesions = fullest(fine_lesions * (fine_suv >= recipe.lesion_floor), recipe.stride).astype(np.float32)
+        suv = _hotter(means(fine_suv, recipe.stride), lesions, recipe.lesion_gain, rng)
         pet = recipe.pet(suv)
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
         ct = np.zeros_like(pet) if ct_array is None else recipe.ct(window(ct_array, recipe.ct.low))
-        labels = [lesions * (suv >= recipe.lesion_floor)]
+        labels = [lesions]
         if recipe.organ_weight:
             organs = _organ_crop(case, start, recipe.crop, stride=recipe.stride)
             labels.append(organs[tuple(slice(step // 2, None, step) for step in recipe.stride)])
         data = {
-            "image": torch.from_numpy(np.stack([pet, ct])),
+            "image": torch.from_numpy(np.stack([pet / self.pet_span, ct])),
             "segmentation": torch.from_numpy(np.stack(labels)),
         }
         if recipe.cue_weight and case.cue is not None:
@@ -146,6 +154,7 @@ class WindowDataset(Dataset[Sample]):
         data = self.transforms(**data)
         sample = _sample(data["image"], data["segmentation"], recipe)
         image, truth = sample["image"], sample["truth"]
+        image[0] *= self.pet_span
         if ct_array is None:
             image[1] = 0
         weight = torch.ones_like(truth)
@@ -156,7 +165,8 @@ class WindowDataset(Dataset[Sample]):
             weight += recipe.hot_weight * hot
         sample["weight"] = weight
         if rng.random() < recipe.cut_share:
-            _cut(sample, _beyond_view(recipe.crop[0], rng), 0.0)
+            air_ct = 0.0 if ct_array is None else recipe.ct(np.full(1, recipe.ct.low))[0]
+            _cut(sample, _beyond_view(recipe.crop[0], rng), recipe.pet(np.zeros(1))[0], air_ct)
         return sample
 
 
@@ -203,11 +213,19 @@ def _sample(image: Tensor, labels: Tensor, recipe: LocalizerRecipe | SegmenterRe
     return sample
 
 
-def _cut(sample: Sample, beyond: slice, air: float) -> None:
-    """Show air at these rows, where a field of view has ended, in place; organs there teach nothing."""
-    values = {"image": air, "truth": 0, "weight": 1, "organs": int(OrganClass.UNKNOWN)}
+def _cut(sample: Sample, beyond: slice, *air: float) -> None:
+    """Show air at these rows, where a field of view has ended, in place; organs there teach nothing.
+
+    Parameters
+    ----------
+    air : what a channel shows of it: each has its own, or all the same.
+    """
+    values = {"truth": 0, "weight": 1, "organs": int(OrganClass.UNKNOWN)}
     for name, array in sample.items():
-        array[:, beyond] = values[name]
+        if name != "image":
+            array[:, beyond] = values[name]
+    for channel, value in zip(sample["image"], itertools.cycle(air)):
+        channel[beyond] = float(value)
 
 
 class _Pool:

@@ -7,6 +7,7 @@ that the weights get the gradient that one process would have computed.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -44,9 +45,7 @@ def start_fabric(device: str, two_planes: bool = False) -> Fabric:
     here, everywhere = (int(os.environ[name]) if launched() else 1 for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if gpus > here:
         logger.warning("%d of %d GPUs are used; start the program with fabric run to train on more", here, gpus)
-    if two_planes and not gpus:
-        logger.warning("trains in float32: on a CPU, PyTorch is wrong in bfloat16 where a feature map has two planes")
-    half = not two_planes if not gpus else torch.cuda.is_bf16_supported(including_emulation=False)
+    half = torch.cuda.is_bf16_supported(including_emulation=False) if gpus else _cpu_takes_bfloat16(two_planes)
     settings: dict[str, Any] = {
         "accelerator": "cuda" if gpus else "cpu",
         "devices": here,
@@ -56,7 +55,26 @@ def start_fabric(device: str, two_planes: bool = False) -> Fabric:
     fabric = Fabric(**{name: value for name, value in settings.items() if f"LT_{name.upper()}" not in os.environ})
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it
         fabric.launch()
+    if processes() > 1:
+        atexit.unregister(_leave_group)
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Leave the process group before the program ends: gloo's threads, left alone, may abort it at its very end."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _cpu_takes_bfloat16(two_planes: bool) -> bool:
+    if two_planes:
+        logger.warning("trains in float32: on a CPU, PyTorch is wrong in bfloat16 where a feature map has two planes")
+        return False
+    if not any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16")):
+        logger.warning("trains in float32: this CPU has no bfloat16 of its own, and to emulate it is many times slower")
+        return False
+    return True
 
 
 def launched() -> bool:

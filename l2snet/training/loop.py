@@ -14,7 +14,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,12 @@ logger = logging.getLogger(__name__)
 
 RECIPE, CASES, CUES, START = "recipe.json", "cases.json", "cues.json", "start.json"
 LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
+# Of the log, after the epoch's number.
+COLUMNS = ("loss", "learning_rate", "seconds", "busy")
 # Over which batch norms take their last statistics.
 SETTLING_BATCHES = 100
+# Over which a watched loss is a mean.
+WATCHED_BATCHES = 20
 
 Sample = dict[str, Tensor]
 
@@ -58,6 +62,7 @@ def fit(
     stop_after: int | None = None,
     compiled: bool = False,
     criterion: nn.Module | None = None,
+    watched: Mapping[str, Dataset[Sample]] | None = None,
 ) -> Path:
     """Train `network` in place and return the checkpoint; the same call continues a run that was stopped.
 
@@ -73,6 +78,7 @@ def fit(
     compiled : let torch.compile fuse the network; needs a C++ compiler.
     criterion : the loss, of the network's output and the sample; its parameters, if any, are trained too. None for
         L2SNet's, `BceDice`.
+    watched : column of the log to samples whose loss it has after each epoch, see `watched_losses`.
 
     Raises
     ------
@@ -125,13 +131,40 @@ def fit(
             busy = watch.share()
             if epoch + 1 == recipe.epochs or schedule.is_over:
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
+            losses = watched_losses(model, loss_of, watched or {}, recipe, fabric, workers)
             if fabric.is_global_zero:
-                _log(run / LOG, epoch + 1, mean, rate, watch.elapsed(), busy)
-                logger.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, mean)
+                numbers = {"loss": f"{mean:.6f}", "learning_rate": f"{rate:.6g}", "busy": f"{busy:.3f}"}
+                _log(run / LOG, epoch + 1, recipe.epochs, {**numbers, "seconds": f"{watch.elapsed():.1f}"}, losses)
                 if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last or schedule.is_over:
                     save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
             fabric.barrier()
     return run / CHECKPOINT
+
+
+def watched_losses(
+    model: nn.Module,
+    loss_of: nn.Module,
+    watched: Mapping[str, Dataset[Sample]],
+    recipe: Recipe,
+    fabric: Fabric,
+    workers: int = 0,
+) -> dict[str, float]:
+    """Name to the mean loss of a dataset's samples, always the same ones, none of which the run trains on.
+
+    As at inference: batch norms take what they have kept, and the head for organs is silent.
+    """
+    first = recipe.epochs * recipe.steps_per_epoch
+    steps = range(first, first + WATCHED_BATCHES)
+    losses = {}
+    model.eval()
+    with torch.no_grad():
+        for name, dataset in watched.items():
+            total = torch.zeros((), device=fabric.device)
+            for sample in _batches(dataset, recipe, steps, fabric, workers):
+                total += loss_of(model(sample["image"]), sample)
+            losses[name] = torch.as_tensor(fabric.all_reduce(total / WATCHED_BATCHES)).item()
+    model.train()
+    return losses
 
 
 def settle_batch_norm(
@@ -346,12 +379,17 @@ class Stopwatch:
         return float(sum(ended - began for began, ended in pairs))
 
 
-def _log(path: Path, epoch: int, loss: float, rate: float, seconds: float, busy: float) -> None:
-    """Append one epoch, dropping lines of epochs that a stopped run had logged but not kept."""
-    rows = []
+def _log(path: Path, epoch: int, epochs: int, numbers: Mapping[str, str], watched: Mapping[str, float]) -> None:
+    """Append one epoch and tell it, dropping lines of epochs that a stopped run had logged but not kept."""
+    rows: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row[0] != "epoch" and int(row[0]) < epoch]
-    rows.append([str(epoch), f"{loss:.6f}", f"{rate:.6g}", f"{seconds:.1f}", f"{busy:.3f}"])
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+    more = {name: f"{loss:.6f}" for name, loss in watched.items()}
+    rows.append({"epoch": str(epoch), **{name: numbers[name] for name in COLUMNS}, **more})
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["epoch", "loss", "learning_rate", "seconds", "busy"], *rows])
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    said = "".join(f", {name.replace('_', ' ')} {loss:.4f}" for name, loss in watched.items())
+    logger.info("epoch %d of %d: loss %.4f%s", epoch, epochs, float(numbers["loss"]), said)

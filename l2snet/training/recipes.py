@@ -6,11 +6,9 @@ What the paper leaves open is marked "not given".
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Set
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
 from l2snet.errors import InputError
 from l2snet.preprocess import LogScale, Window, intensity
@@ -18,7 +16,6 @@ from l2snet.training.schedules import Fixed, MovingAverage, MovingAverageRule, S
 from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -243,8 +240,13 @@ class StepByStepRecipe(Recipe):
     @property
     def inference(self) -> dict[str, Any]:
         """PET and CT in windows of the crop's size, over which the norm spans."""
-        said = {"pet": self.pet, "ct": self.ct, "window": self.crop, "stride": self.stride}
-        return {**said, "mirror_axes": self.mirror_axes} if self.mirror_axes else said
+        return {
+            "pet": self.pet,
+            "ct": self.ct,
+            "window": self.crop,
+            "stride": self.stride,
+            "mirror_axes": self.mirror_axes,
+        }
 
     def schedule(self) -> Schedule:
         """The moving-average rule, then the cosine; the first part ends in time for the second."""
@@ -400,55 +402,3 @@ STEP_BY_STEPS = {
 RECIPES: dict[str, type[Recipe]] = {
     recipe.network: recipe for recipe in (LocalizerRecipe, SegmenterRecipe, StepByStepRecipe)
 }
-
-
-def changed(recipe: R, change: str, kept: Set[str] = frozenset({"name"})) -> R:
-    """The recipe with other settings, such as "norm=window window=null" or "shares=[1,0]": fields, values in JSON.
-
-    Parameters
-    ----------
-    kept : fields that may not be changed.
-
-    Raises
-    ------
-    InputError : a field is not one of the recipe or is kept, or the settings make no sense.
-    """
-    values: dict[str, Any] = {}
-    kinds = get_type_hints(type(recipe))
-    try:
-        for part in change.split():
-            name, equals, text = part.partition("=")
-            if not equals or name not in {one.name for one in fields(recipe)} - kept:
-                raise InputError(f"{part!r} is no setting of a {recipe.network}'s recipe; expected such as epochs=8")
-            value = _value(text)
-            if name in values or not _fits(value, kinds[name]):
-                raise ValueError(f"{part!r} is given twice, or not one {kinds[name]}")
-            values[name] = value
-        return replace(recipe, **values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a recipe with {change!r} makes no sense: {error}") from error
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a field's type: one of the plain types, tuples and unions that recipes have."""
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if not isinstance(value, tuple):
-            return False
-        if kinds[-1] is Ellipsis:
-            kinds = kinds[:1] * len(value)
-        return len(value) == len(kinds) and all(_fits(one, its) for one, its in zip(value, kinds, strict=True))
-    if get_args(kind):
-        return any(_fits(value, one) for one in get_args(kind))
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
-    return type(value) is kind
-
-
-def _value(text: str) -> Any:
-    """JSON, or else the text itself."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return tuple(value) if isinstance(value, list) else intensity(value) if isinstance(value, dict) else value

@@ -23,7 +23,7 @@ from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
 from l2snet.training.store import StoredCase, open_store
 from l2snet.training.surroundings import LESION_LEVEL, coarse_levels
-from l2snet.training.train import check_names, learnt_from, start_from, tell_without_ct
+from l2snet.training.train import check_names, learnt_from, start_from, tell_without_ct, watched
 from l2snet.volume import Array
 
 # What the network's channels are; the first is a mask, the others images in the input's intensities.
@@ -203,15 +203,22 @@ def train_step_by_step(
     stop_after: int | None = None,
     pretrained: Path | None = None,
     compiled: bool = False,
+    watch: Sequence[StoredCase] = (),
 ) -> Path:
-    """Train the network of Step-by-Step (section 2); returns the checkpoint."""
+    """Train the network of Step-by-Step (section 2); returns the checkpoint.
+
+    Parameters
+    ----------
+    watch : cases that are not trained on, see `watched`.
+    """
     if recipe.epoch_is_all_images:
         recipe = replace(recipe, steps_per_epoch=math.ceil(CropDataset(cases, recipe).pack / recipe.batch))
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
     dataset, criterion = CropDataset(cases, recipe), StepByStepLoss(recipe.channels)
-    return fit(network, dataset, recipe, run, learnt_from(cases), device, workers, stop_after, compiled, criterion)
+    seen, others = learnt_from(cases), watched(CropDataset, cases, watch, recipe)
+    return fit(network, dataset, recipe, run, seen, device, workers, stop_after, compiled, criterion, others)
 
 
 def _store_of(root: Path, cache: Path, resample_ct: bool) -> Path:

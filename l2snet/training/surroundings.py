@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from l2snet.preprocess import means
+from l2snet.preprocess import fullest, means
 from l2snet.volume import Array
 
 # Semi-axes (z, y, x) in voxels of the working grid; each step dilates what the ones before it gave.
@@ -52,6 +52,8 @@ def surroundings(lesions: Array, steps: Sequence[Sequence[tuple[int, int, int]]]
 def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
     """Levels on coarser voxels: a region holds a block if it holds half of the block's voxels.
 
+    The lesion also holds the blocks that it fills more than those beside them (`fullest`).
+
     Parameters
     ----------
     levels : (z, y, x), of the working grid.
@@ -64,7 +66,9 @@ def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
     if max(stride) == 1:
         return levels.astype(np.uint8)
     out = sum((means(levels >= level, stride) >= 0.5).astype(np.uint8) for level in range(1, LESION_LEVEL + 1))
-    return np.asarray(out)
+    held = np.asarray(out)
+    held[fullest(levels >= LESION_LEVEL, stride)] = LESION_LEVEL
+    return held
 
 
 def dilate(mask: Array, semi_axes: tuple[int, int, int]) -> Array:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import Dataset
 
 from l2snet.backend import Network
 from l2snet.errors import InputError, reason
@@ -22,11 +24,11 @@ from l2snet.organs import CLASSES
 from l2snet.progress import track
 from l2snet.sources.autopet import find_studies, patients_among, patients_of, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
-from l2snet.training.datasets import SliceDataset, WindowDataset
+from l2snet.training.datasets import Sample, SliceDataset, WindowDataset
 from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
 from l2snet.training.losses import BceDice
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
-from l2snet.weights import NETWORK, read_config, sha256
+from l2snet.weights import NETWORK, ORGANS, read_config, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,10 @@ class TrainingCase(Protocol):
         """Names of the cases whose tumours it may hold."""
 
 
+C = TypeVar("C", bound=TrainingCase)
+R = TypeVar("R", bound=Recipe)
+
+
 def learnt_from(cases: Sequence[TrainingCase]) -> list[str]:
     """Names of the cases, in order, and of their patients and those whose tumours they may hold: all that is seen."""
     names = [case.name for case in cases]
@@ -143,12 +149,14 @@ def train_localizer(
     workers: int = 0,
     stop_after: int | None = None,
     pretrained: Path | None = None,
+    watch: Sequence[CachedCase] = (),
 ) -> Path:
     """Phase 1 (section 3.2); returns the checkpoint.
 
     Parameters
     ----------
     pretrained : weights folder to start from, instead of the recipe's encoder weights.
+    watch : cases that are not trained on, see `watched`.
     """
     architecture = dict(recipe.architecture)
     if pretrained is None and not (run / CHECKPOINT).is_file():
@@ -164,9 +172,10 @@ def train_localizer(
             "give a local file of timm's with --encoder-weights FILE, or none"
         ) from error
     start_from(network, recipe, pretrained, run)
-    loss = _loss(network, recipe)
-    data = SliceDataset(cases, recipe)
-    return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, criterion=loss)
+    loss = _loss(network, recipe, pretrained)
+    data, seen = SliceDataset(cases, recipe), learnt_from(cases)
+    others = watched(SliceDataset, cases, watch, recipe)
+    return fit(network, data, recipe, run, seen, device, workers, stop_after, criterion=loss, watched=others)
 
 
 def train_segmenter(
@@ -178,20 +187,58 @@ def train_segmenter(
     stop_after: int | None = None,
     pretrained: Path | None = None,
     compiled: bool = False,
+    watch: Sequence[CachedCase] = (),
 ) -> Path:
-    """Phase 2 (section 3.3); the cases hold their cues (`write_cues`) unless the recipe has no cue weight."""
+    """Phase 2 (section 3.3); the cases hold their cues (`write_cues`) unless the recipe has no cue weight.
+
+    Parameters
+    ----------
+    watch : cases that are not trained on, see `watched`; they need no cue.
+    """
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
-    loss = _loss(network, recipe)
-    data = WindowDataset(cases, recipe)
-    return fit(network, data, recipe, run, learnt_from(cases), device, workers, stop_after, compiled, loss)
+    loss = _loss(network, recipe, pretrained)
+    data, seen = WindowDataset(cases, recipe), learnt_from(cases)
+    others = watched(WindowDataset, cases, watch, replace(recipe, cue_weight=0.0))
+    return fit(network, data, recipe, run, seen, device, workers, stop_after, compiled, loss, others)
 
 
-def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe) -> BceDice:
-    """The recipe's loss; adds a head to the network where it learns organs."""
+def watched(
+    make: Callable[[Sequence[C], R], Dataset[Sample]], cases: Sequence[C], watch: Sequence[C], recipe: R
+) -> dict[str, Dataset[Sample]]:
+    """Samples of what is trained on and of what is not, to tell what is learnt from what is learnt by heart.
+
+    Parameters
+    ----------
+    make : the dataset of cases and a recipe.
+    watch : none: nothing is watched.
+
+    Raises
+    ------
+    InputError : some of them, or of their patients, are trained on.
+    """
+    if not watch:
+        return {}
+    if both := sorted({*learnt_from(cases)} & {*learnt_from(watch)}):
+        raise InputError(f"{', '.join(both[:5])} is trained on and watched; watch cases that are not trained on")
+    folders = 1 + max(case.source for case in watch)
+    shares = recipe.shares if recipe.shares is not None and len(recipe.shares) == folders else None
+    return {"seen_loss": make(cases, recipe), "held_out_loss": make(watch, replace(recipe, shares=shares))}
+
+
+def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe, pretrained: Path | None) -> BceDice:
+    """The recipe's loss; adds a head to the network where it learns organs, that of the weights it starts from if any.
+
+    A head that knows nothing yet would undo some of what the weights know.
+    """
     if recipe.organ_weight:
         network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
+        if pretrained is not None and (pretrained / ORGANS).is_file():
+            try:
+                network.organ_head.load_state_dict(load_file(str(pretrained / ORGANS)))  # type: ignore[union-attr]
+            except Exception as error:
+                raise InputError(f"{pretrained / ORGANS} holds no head of these organs ({reason(error)})") from error
     return BceDice(recipe.bce_weight, recipe.organ_weight)
 
 
