@@ -25,7 +25,7 @@ from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
 
 logger = logging.getLogger(__name__)
 
-FUSIONS = ("adaptive", "components")
+FUSIONS = ("cued", "adaptive", "components")
 # What lies outside the body, or outside the working grid, is not lesion.
 NOT_LESION = 0.0
 # Rows of the tables that are of one network alone, and the thresholds off the cue that always have a row.
@@ -102,7 +102,8 @@ class L2SNet:
     Parameters
     ----------
     localizers, segmenters : trained networks; the probabilities of several (folds) are averaged.
-    fusion : "adaptive" (the paper) or "components" (the authors' released post-processing).
+    fusion : "cued" (adaptive, of which a component must meet the cue), "adaptive" (the paper) or "components" (the
+        authors' released post-processing).
     off_cue : threshold away from the cue; None takes the one in the weights' config.
     mirror : average over mirrored inputs (two for slices; for windows each mix of the axes that training mirrored).
     deadline : when networks must be done, of `time.perf_counter()`; mirrored passes that would end later are left out.
@@ -111,7 +112,7 @@ class L2SNet:
 
     localizers: Sequence[Network]
     segmenters: Sequence[Network]
-    fusion: str = "adaptive"
+    fusion: str = "cued"
     off_cue: float | None = None
     mirror: bool = False
     whole_grid: bool = False
@@ -120,9 +121,9 @@ class L2SNet:
     roles: ClassVar[Sequence[str]] = (LOCALIZER, SEGMENTER)
     has_cue: ClassVar[bool] = True
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
-        "cue": (0.1, 0.3, 0.5, 0.7, 0.9),
-        "on_cue": (0.01, 0.02, 0.05, 0.1, 0.3, 0.5),
-        "off_cue": (0.5, 0.9, 0.99, 1.0),  # 1: no lesion off the cue
+        "cue": (0.3, 0.5, 0.7, 0.9, 0.97),
+        "on_cue": (0.05, 0.1, 0.3, 0.5),
+        "off_cue": (0.3, 0.5, 0.7, 0.9, 1.0),  # 1: nothing off the cue
     }
 
     def __post_init__(self) -> None:
@@ -139,7 +140,7 @@ class L2SNet:
         weights: Sequence[Path] = (),
         device: str = "auto",
         precision: str = "exact",
-        fusion: str = "adaptive",
+        fusion: str = "cued",
         off_cue: float | None = None,
         mirror: bool = False,
         whole_grid: bool = False,
@@ -226,29 +227,33 @@ class L2SNet:
         cue_volume, volume = (
             Volume(array, geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
         )
-        if self.fusion == "adaptive":
-            mask = _adaptive(volume, cue_volume, self.thresholds())
-        else:
+        if self.fusion == "components":
             mask = _components(volume, cue_volume)
+        else:
+            mask = _by_thresholds(volume, cue_volume, self.thresholds(), self.fusion)
         return Segmentation(case.name, volume.with_array(mask), volume, cue_volume, seconds, notes)
 
     def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
-        """The adaptive fusion with other thresholds: `cue`, `on_cue` and `off_cue`."""
-        return _adaptive(result.probability, _cue_of(result), thresholds)
+        """The fusion with other thresholds, `cue`, `on_cue` and `off_cue`; `cued` where it is "components"."""
+        fusion = "adaptive" if self.fusion == "adaptive" else "cued"
+        return _by_thresholds(result.probability, _cue_of(result), thresholds, fusion)
 
     def rows(self, result: Segmentation) -> dict[str, Array]:
-        """The rows of the paper's Table 1, by the thresholds that are set, and `components`, by its own.
+        """The rows of the paper's Table 1 and `cued`, by the thresholds that are set, and `components`, by its own.
 
-        3D alone is above 0.5, and the fused mask has two more thresholds off the cue.
+        3D alone is above 0.5; of the paper's rule, `adaptive`, there are two readings of its threshold off the cue.
         """
         probability, cue, thresholds = result.probability, _cue_of(result), self.thresholds()
         return {
             LOCALIZER_ROW: (cue.array > thresholds["cue"]).astype(np.uint8),
             SEGMENTER_ROW: _marked(probability.array),
             **{
-                f"L2SNet, off-cue {off_cue:g}": _adaptive(probability, cue, {**thresholds, "off_cue": off_cue})
-                for off_cue in sorted({*OFF_CUES, thresholds["off_cue"]})
+                f"L2SNet, off-cue {off_cue:g}": _by_thresholds(
+                    probability, cue, {**thresholds, "off_cue": off_cue}, "adaptive"
+                )
+                for off_cue in OFF_CUES
             },
+            "L2SNet, cued": _by_thresholds(probability, cue, thresholds, "cued"),
             "L2SNet, components": _components(probability, cue),
         }
 
@@ -274,9 +279,10 @@ def _marked(probability: Array) -> Array:
     return (probability > 0.5).astype(np.uint8)
 
 
-def _adaptive(probability: Volume, cue: Volume, thresholds: Mapping[str, float]) -> Array:
+def _by_thresholds(probability: Volume, cue: Volume, thresholds: Mapping[str, float], fusion: str) -> Array:
     on_cue, off_cue = thresholds["on_cue"], thresholds["off_cue"]
-    return fuse.adaptive(probability.array, cue.array, on_cue, off_cue, thresholds["cue"])
+    rule = fuse.adaptive if fusion == "adaptive" else fuse.cued
+    return rule(probability.array, cue.array, on_cue, off_cue, thresholds["cue"])
 
 
 def _components(probability: Volume, cue: Volume) -> Array:

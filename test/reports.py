@@ -45,14 +45,16 @@ def phantom_case(name: str = "phantom", geometry: Geometry | None = None, with_c
     return Case(name, Volume(suv.astype(np.float32), grid), ct, Volume(truth.astype(np.float32), grid))
 
 
-def phantom(name: str = "phantom", with_ct: bool = True, truth: bool = True) -> Findings:
+def phantom(
+    name: str = "phantom", with_ct: bool = True, truth: bool = True, fusion: str = MANIFEST["fusion"]
+) -> Findings:
     """The phantom as the method would have it: a probability that falls with SUV, a cue in its upper half."""
     case = phantom_case(name, with_ct=with_ct)
     if not truth:
         case = Case(case.name, case.suv, case.ct)
     probability = np.clip((ndimage.gaussian_filter(case.suv.array, 0.7) - 1) / 6, 0, 1).astype(np.float32)
     cue = (np.indices(probability.shape)[0] / probability.shape[0]).astype(np.float32)
-    return fused(case, probability, cue)
+    return fused(case, probability, cue, {**MANIFEST, "fusion": fusion})
 
 
 def sample() -> Findings:
@@ -63,14 +65,15 @@ def sample() -> Findings:
     return fused(case, ndimage.gaussian_filter(mask, 0.8), ndimage.maximum_filter(mask, 3) * np.float32(0.6))
 
 
-def fused(case: Case, probability: np.ndarray, cue: np.ndarray) -> Findings:
-    mask = fuse.adaptive(probability, cue, ON, OFF, CUE)
-    return find(case, mask, case.suv.with_array(probability), case.suv.with_array(cue), MANIFEST)
+def fused(case: Case, probability: np.ndarray, cue: np.ndarray, manifest: dict = MANIFEST) -> Findings:
+    mask = getattr(fuse, manifest["fusion"])(probability, cue, ON, OFF, CUE)
+    return find(case, mask, case.suv.with_array(probability), case.suv.with_array(cue), manifest)
 
 
 def at_thresholds(findings: Findings, on: float, off: float) -> Findings:
     """The same case with the mask at other thresholds, as the program computes it."""
     assert findings.probability is not None
     assert findings.cue is not None
-    mask = fuse.adaptive(findings.probability.array, findings.cue.array, on, off, CUE)
-    return find(findings.case, mask, findings.probability, findings.cue, MANIFEST)
+    rule = getattr(fuse, findings.manifest["fusion"])
+    mask = rule(findings.probability.array, findings.cue.array, on, off, CUE)
+    return find(findings.case, mask, findings.probability, findings.cue, findings.manifest)

@@ -50,7 +50,15 @@ SETUPS = {
 }
 SETUP = SETUPS["l2snet"]
 ROWS = {
-    "l2snet": ["2D alone", "3D alone", "L2SNet, off-cue 0.5", "L2SNet, off-cue 0.9", "L2SNet, components", WITHOUT_CUE],
+    "l2snet": [
+        "2D alone",
+        "3D alone",
+        "L2SNet, off-cue 0.5",
+        "L2SNet, off-cue 0.9",
+        "L2SNet, cued",
+        "L2SNet, components",
+        WITHOUT_CUE,
+    ],
     "step-by-step": ["Step-by-Step"],
 }
 

@@ -687,6 +687,37 @@ def test_lesions_are_made_hotter(make: Make, kind: str) -> None:
             assert float(sample["image"][far].max()) * 16 <= 1.01
 
 
+@pytest.mark.parametrize("kind", ["slices", "windows"])
+def test_organs_are_made_hotter_and_colder(make: Make, kind: str) -> None:
+    """Each by its own factor up to 2, in half of the samples; what is no organ, or not known, stays."""
+    settings = {"lesion_share": 0.0, "organ_weight": 1.0, "organ_gain": 2.0, "pet": Window(0.0, 16.0)}
+
+    def samples(*labels: OrganClass) -> list[Sample]:
+        organs = np.repeat(np.array(labels, np.uint8), SIZE[0] // len(labels))[:, None, None]
+        case = make(suv=flat(1.0), lesions=np.zeros(SIZE), organs=np.broadcast_to(organs, SIZE).copy())
+        if kind == "slices":
+            data: SliceDataset | WindowDataset = SliceDataset([case], slice_recipe(rotation_degrees=0.0, **settings))
+        else:
+            data = WindowDataset([case], window_recipe(**settings))
+            data.transforms = spatial(data.recipe.crop)
+        return [data[i] for i in range(80)]
+
+    middles = [
+        [float(one["image"][0][one["organs"][0] == label].quantile(0.5)) * 16 for label in one["organs"].unique()]
+        for one in samples(OrganClass.LIVER, OrganClass.HEART_WALL)
+    ]
+    both = np.array([factors for factors in middles if len(factors) == 2])
+    changed = (np.abs(both - 1) > 0.01).any(axis=1)
+    assert len(both) > 20
+    assert 0.25 < changed.mean() < 0.75
+    assert 0.48 < both.min() < 0.7
+    assert 1.4 < both.max() < 2.1
+    assert (np.abs(both[:, 0] - both[:, 1])[changed] > 0.05).mean() > 0.7
+    for label in (OrganClass.OUTSIDE, OrganClass.UNKNOWN):
+        for one in samples(label):
+            np.testing.assert_allclose(one["image"][0] * 16, 1, atol=0.01)
+
+
 def test_slices_change_in_appearance(make: Make) -> None:
     """Uptake is scaled by 0.5 to 2, and slices of one value get noise; the same sample is always the same."""
     case = make()

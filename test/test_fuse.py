@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2snet.fuse import adaptive, components
+from l2snet.fuse import adaptive, components, cued
 
 Runs = dict[tuple[int, int], float]
 LENGTH = 400
@@ -65,6 +65,37 @@ def test_adaptive_never_adds_when_a_threshold_rises():
     loose, strict = (adaptive(probability, cue, off_cue=off).astype(bool) for off in (0.5, 0.9))
     assert (loose | ~strict).all()
     assert (loose != strict).sum() == ((cue <= 0.5) & (probability > 0.5) & (probability <= np.float32(0.9))).sum()
+
+
+# --- cued ---
+
+
+def test_cued_keeps_components_that_meet_the_cue_whole():
+    probability = line({(2, 10): 0.6, (20, 30): 0.6, (24, 25): 0.2, (40, 45): 0.2})
+    cue = line({(9, 12): 0.8, (24, 25): 0.8, (40, 42): 0.8, (60, 70): 0.8})
+    mask = cued(probability, cue, on_cue=0.1, off_cue=0.5, cue_threshold=0.7)
+    assert mask.dtype == np.uint8
+    # The faint voxel of the second lies on the cue and joins its halves; of the third only what lies on the cue.
+    assert np.flatnonzero(mask[0, 0]).tolist() == [*span(2, 10), *span(20, 30), 40, 41]
+
+
+def test_cued_leaves_out_components_that_the_cue_is_beside():
+    probability, cue = line({(2, 10): 0.6, (20, 30): 0.9}), line({(11, 19): 1.0, (20, 30): 0.5})
+    assert adaptive(probability, cue, cue_threshold=0.5).sum() == 18
+    assert not cued(probability, cue, cue_threshold=0.5).any()
+
+
+def test_cued_counts_edges_but_not_corners_as_contact():
+    for corner, kept in (((0, 1, 1), 2), ((1, 1, 1), 1)):
+        probability, cue = np.zeros((2, 2, 2, 2), np.float32)
+        probability[0, 0, 0] = probability[corner] = cue[0, 0, 0] = 1
+        assert cued(probability, cue).sum() == kept
+
+
+def test_cued_marks_what_adaptive_does_where_nothing_is_marked_off_the_cue():
+    probability, cue = np.random.default_rng(1).random((2, 9, 8, 7), np.float32)
+    np.testing.assert_array_equal(cued(probability, cue, off_cue=1.0), adaptive(probability, cue, off_cue=1.0))
+    assert not cued(np.zeros((3, 3, 3), np.float32), np.ones((3, 3, 3), np.float32)).any()
 
 
 # --- components ---

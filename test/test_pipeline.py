@@ -318,9 +318,12 @@ def test_without_a_ct_the_segmenter_sees_zeros() -> None:
 def test_off_cue_and_fusion_are_options() -> None:
     case = body_case()
     low = L2SNet([Network(config(LOCALIZER), "", "", np.zeros_like)], [pet_network(SEGMENTER)])
+    assert not low.segment(case).mask.array.any()  # a cue of nothing
+    low = replace(low, fusion="adaptive")
     assert low.segment(case).mask.array.sum() == (case.suv.array > 5).sum()
     assert not replace(low, off_cue=0.9).segment(case).mask.array.any()  # the hottest voxel is 0.8
     assert replace(low, off_cue=0.9).thresholds()["off_cue"] == 0.9
+    assert replace(low, fusion="components").threshold(low.segment(case), low.thresholds()).sum() == 0
     # By components nothing is above 0.9, so a sure part is missing and only the highest voxel of each is kept.
     marks = replace(low, fusion="components").segment(case).mask.array
     assert marks.sum() == 1

@@ -234,6 +234,7 @@ def test_only_a_rule_of_thresholds_gets_a_slider() -> None:
     rule = rule_of(findings)
     assert rule is not None
     assert (rule.on, rule.off, rule.cue) == (0.1, 0.5, 0.5)
+    assert rule_of(phantom(fusion="cued")) == replace(rule, cued=True)
     assert rule_of(replace(findings, manifest={**findings.manifest, "fusion": "components"})) is None
     assert rule_of(replace(findings, probability=None)) is None
     assert findings.probability is not None

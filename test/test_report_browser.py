@@ -128,16 +128,18 @@ def test_the_sample_case_can_be_looked_at(visit: Open, tmp_path: Path) -> None:
     page.wait_for_timeout(500)  # the mask is drawn a moment after the slider rests
 
 
-def test_the_page_measures_what_the_program_measures(visit: Open, tmp_path: Path) -> None:
-    findings = phantom()
+@pytest.mark.parametrize("fusion", ["adaptive", "cued"])
+def test_the_page_measures_what_the_program_measures(visit: Open, tmp_path: Path, fusion: str) -> None:
+    findings = phantom(fusion=fusion)
+    assert findings.burden.lesions == (2 if fusion == "adaptive" else 1)
     write_files(findings, tmp_path / REPORT, Options(), pictures=False)
     page = visit(tmp_path / REPORT)
     wait_for_viewer(page)
-    counts = set()
+    volumes = set()
     for on, off in ((ON, OFF), (0.05, 0.05), (0.3, 0.62), (0.99, 0.99)):
         slide(page, "on", on)
         slide(page, "off", off)
-        rule = {"on": on, "off": off}
+        rule = {"on": on, "off": off, "cued": fusion == "cued"}
         measured = page.evaluate("rule => L2S.measure(L2S.found, L2S.data('l2snet-data').viewer, rule)", rule)
         other = at_thresholds(findings, on, off)
         # Lesions of one size come in any order.
@@ -153,8 +155,8 @@ def test_the_page_measures_what_the_program_measures(visit: Open, tmp_path: Path
         known = {k: v for k, v in totals.items() if v is not None}
         assert {k: measured["totals"][k] for k in known} == pytest.approx(known, rel=2e-5)
         assert totals_in(page) == totals_of(other)
-        counts.add(len(found))
-    assert len(counts) > 1
+        volumes.add(measured["totals"]["tmtv_ml"])
+    assert len(volumes) > 2
 
 
 def by_size(row: dict[str, Any]) -> tuple[float, float]:
@@ -326,7 +328,7 @@ def test_the_floor_is_taken_as_the_program_takes_it(visit: Open, tmp_path: Path)
     write_files(phantom(), tmp_path / REPORT, Options(), pictures=False)
     page = visit(tmp_path / REPORT)
     page.evaluate("window.found = { suv: new Float32Array([0.7]), probability: new Float32Array([0.9]) }")
-    fuse = "L2S.fuse(window.found, { off: 0.5, on: null }, { suv_floor: floor })[0]"
+    fuse = "L2S.fuse(window.found, { off: 0.5, on: null, cued: false }, { suv_floor: floor }, [1, 1, 1])[0]"
     assert page.evaluate(f"floor => {fuse}", 0.7) == int(np.float32(0.7) >= np.float32(0.7)) == 1
     assert page.evaluate(f"floor => {fuse}", 0.71) == 0
 

@@ -112,6 +112,7 @@ def test_the_rows_follow_their_rules() -> None:
         "3D alone": hot,
         "L2SNet, off-cue 0.5": hot,
         "L2SNet, off-cue 0.9": hot,  # on the cue 0.1 is enough
+        "L2SNet, cued": hot,
     }.items():
         np.testing.assert_array_equal(rows[name] > 0, expected, err_msg=name)
     # Nothing is above 0.9, so of the ball (more than 150 voxels) only the highest voxel is kept.

@@ -34,6 +34,7 @@ app = typer.Typer()
 class Fusion(StrEnum):
     """How cue and probability become a mask."""
 
+    cued = "cued"
     adaptive = "adaptive"
     components = "components"
 
@@ -68,7 +69,8 @@ def predict(
     precision: PrecisionOption = Precision.exact,
     method: MethodOption = "l2snet",
     fusion: Annotated[
-        Fusion | None, typer.Option(help="components is the authors' released rule (default: adaptive).")
+        Fusion | None,
+        typer.Option(help="adaptive is the paper's rule, components that of the authors' code (default: cued)."),
     ] = None,
     off_cue: Annotated[
         float | None, typer.Option(min=0, max=1, help="Threshold off the cue (default: the weights' own).")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from l2snet import fuse
 from l2snet.errors import InputError, reason
 from l2snet.measure.lesions import Rules
 from l2snet.predict import MANIFEST
@@ -19,25 +20,29 @@ from l2snet.volume import Array
 
 MAPPINGS = ("measured", "thresholds", "packages", "weights_sha256", "seconds")
 # The thresholds of a rule in the order of `Rule`: of the method with a cue, and of one without.
-ADAPTIVE, ALONE = ("off_cue", "on_cue", "cue"), ("lesion",)
+BY_CUE, ALONE = ("off_cue", "on_cue", "cue"), ("lesion",)
 
 Manifest = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`."""
+    """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`.
+
+    Where it is `cued`, components that do not meet the cue are left out.
+    """
 
     off: float
     on: float | None = None
     cue: float | None = None
+    cued: bool = False
 
     def mask(self, probability: Array, cue: Array | None) -> Array:
         """(z, y, x) bool; both maps are float32 in 0..1."""
-        inside: Array = probability > np.float32(self.off)
-        if cue is not None and self.on is not None and self.cue is not None:
-            inside = np.where(cue > np.float32(self.cue), probability > np.float32(self.on), inside)
-        return inside
+        if cue is None or self.on is None or self.cue is None:
+            return np.asarray(probability > np.float32(self.off))
+        rule = fuse.cued if self.cued else fuse.adaptive
+        return rule(probability, cue, self.on, self.off, self.cue) > 0
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -117,7 +122,7 @@ def threshold_names(manifest: Manifest) -> tuple[str, ...]:
         return ()
     if ALONE[0] in manifest["thresholds"]:
         return ALONE
-    return ADAPTIVE if manifest.get("fusion") == "adaptive" else ()
+    return BY_CUE if manifest.get("fusion") in ("adaptive", "cued") else ()
 
 
 def rule_in(manifest: Manifest) -> Rule | None:
@@ -128,7 +133,8 @@ def rule_in(manifest: Manifest) -> Rule | None:
     InputError : the manifest tells no number for a threshold of the rule.
     """
     names = threshold_names(manifest)
-    return Rule(*(threshold(manifest, name) for name in names)) if names else None
+    cued = manifest.get("fusion") == "cued"
+    return Rule(*(threshold(manifest, name) for name in names), cued=cued) if names else None
 
 
 def threshold(manifest: Manifest, key: str, name: str = MANIFEST) -> float:

@@ -71,7 +71,13 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
             packed[f"map_{name}"] = pack((array * MAP_LEVELS + 0.5).astype(np.uint8))
     rule = rule_of(findings)
     if rule is not None and probability is not None:
-        told["rule"] = {"off": rule.off, "on": rule.on, "cue": rule.cue, "least": least_threshold(rule)}
+        told["rule"] = {
+            "off": rule.off,
+            "on": rule.on,
+            "cue": rule.cue,
+            "cued": rule.cued,
+            "least": least_threshold(rule),
+        }
         packed |= candidates(findings.suv, box, probability, cue, labels, rule)
     return told, packed
 

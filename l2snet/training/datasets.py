@@ -79,10 +79,12 @@ class SliceDataset(Dataset[Sample]):
         start = random_start((case.suv.shape[0], case.suv.shape[2]), self.recipe.crop, rng, held)
         planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
         lesions = _crop_with_margin(case.lesions[:, y], start, self.recipe.crop)
-        planes = _hotter(planes, lesions, self.recipe.lesion_gain, rng)
-        labels = [lesions * (planes[half] >= self.recipe.lesion_floor)]
+        labels = [lesions]
         if self.recipe.organ_weight:
             labels.append(_organ_crop(case, start, self.recipe.crop, y))
+            planes = _otherwise(planes, labels[1], self.recipe.organ_gain, rng)
+        planes = _hotter(planes, lesions, self.recipe.lesion_gain, rng)
+        labels[0] = lesions * (planes[half] >= self.recipe.lesion_floor)
         data = {"image": torch.from_numpy(planes), "segmentation": torch.from_numpy(np.stack(labels))}
         data = self.transforms(**data)
         sample = _sample(torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"], self.recipe)
@@ -136,15 +138,15 @@ class WindowDataset(Dataset[Sample]):
         )
         # Before the mean, in which a small lesion is mixed with what is around it.
         lesions = fullest(fine_lesions * (fine_suv >= recipe.lesion_floor), recipe.stride).astype(np.float32)
-        suv = _hotter(means(fine_suv, recipe.stride), lesions, recipe.lesion_gain, rng)
-        pet = recipe.pet(suv)
-        ct_array = None if rng.random() < recipe.ct_dropout else case.ct
-        # Blank, zero in the window, is also what inference gives the network when there is no CT.
-        ct = np.zeros_like(pet) if ct_array is None else recipe.ct(window(ct_array, recipe.ct.low))
-        labels = [lesions]
+        labels, suv = [lesions], means(fine_suv, recipe.stride)
         if recipe.organ_weight:
             organs = _organ_crop(case, start, recipe.crop, stride=recipe.stride)
             labels.append(organs[tuple(slice(step // 2, None, step) for step in recipe.stride)])
+            suv = _otherwise(suv, labels[1], recipe.organ_gain, rng)
+        pet = recipe.pet(_hotter(suv, lesions, recipe.lesion_gain, rng))
+        ct_array = None if rng.random() < recipe.ct_dropout else case.ct
+        # Blank, zero in the window, is also what inference gives the network when there is no CT.
+        ct = np.zeros_like(pet) if ct_array is None else recipe.ct(window(ct_array, recipe.ct.low))
         data = {
             "image": torch.from_numpy(np.stack([pet / self.pet_span, ct])),
             "segmentation": torch.from_numpy(np.stack(labels)),
@@ -185,6 +187,24 @@ def _hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -
     gain = most ** rng.random()
     hotter: Array = suv * (1 + (gain - 1) * ndimage.gaussian_filter(lesions, 1.0))
     return hotter
+
+
+def _otherwise(suv: Array, organs: Array, most: float, rng: np.random.Generator) -> Array:
+    """SUV whose organs are each up to `most` times as hot or as cold, with soft edges, in half of the samples.
+
+    A body has one uptake of each organ, and a network that sees it often knows the body by it.
+
+    Parameters
+    ----------
+    suv : (..., z, x) or (z, y, x) float32.
+    organs : labels of `OrganClass`, of the last axes; where they are not known nothing changes.
+    """
+    if most == 1 or rng.random() < 0.5:
+        return suv
+    gains = np.ones(int(OrganClass.UNKNOWN) + 1, np.float32)
+    gains[OrganClass.OTHER : OrganClass.LESION] = most ** rng.uniform(-1, 1, OrganClass.LESION - OrganClass.OTHER)
+    changed: Array = suv * ndimage.gaussian_filter(gains[organs.astype(np.uint8)], 1.0)
+    return changed
 
 
 def _organ_crop(

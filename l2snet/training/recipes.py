@@ -89,6 +89,7 @@ class PolynomialRecipe(Recipe):
     hot_weight: float = 0.0  # more weight of voxels that are hot or lesion: what is hard to tell apart
     organ_weight: float = 0.0  # of the cross-entropy over organs, beside the lesions', where cases have organ maps
     lesion_gain: float = 1.0  # lesions of half of the samples are made up to so many times as hot; not the paper's
+    organ_gain: float = 1.0  # each organ of half of the samples is made up to so many times as hot or cold
     lesion_floor: float = 0.0  # SUV below which no voxel is taught as lesion: an anatomical truth holds cold tissue
     warmup_steps: int = 0  # over which the rate rises from zero
 
@@ -281,6 +282,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     bce_weight=5.0,
     organ_weight=1.0,
     lesion_gain=4.0,
+    organ_gain=2.0,
     lesion_floor=1.5,
     appearance=True,
     optimizer="adamw",
@@ -306,6 +308,7 @@ SMALL_SEGMENTER = SegmenterRecipe(
     bce_weight=2.0,
     organ_weight=1.0,
     lesion_gain=4.0,
+    organ_gain=2.0,
     lesion_floor=1.5,
     norm="batch",
     optimizer="adamw",
@@ -327,6 +330,7 @@ CROPS_LOCALIZER = replace(
     pet=Window(0.0, 35.0, -1.0, 1.0),
     organ_weight=0.0,
     lesion_gain=1.0,
+    organ_gain=1.0,
     lesion_floor=0.0,
 )
 CROPS_SEGMENTER = replace(
@@ -343,6 +347,7 @@ CROPS_SEGMENTER = replace(
     bce_weight=5.0,
     organ_weight=0.0,
     lesion_gain=1.0,
+    organ_gain=1.0,
     lesion_floor=0.0,
     norm="channels",
 )

@@ -3,10 +3,14 @@
    `found` holds, of every voxel that could be in the mask and in the order of the image: index, suv, peak, probability
    and, with a cue, on_cue. See l2snet/fuse.py and l2snet/measure. */
 
-/* Whether each voxel is in the mask: its probability above `on` where the cue is, above `off` elsewhere. */
-L2S.fuse = (found, rule, rules) => {
-  const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = Math.fround(rules.suv_floor);
-  return found.probability.map((p, i) => (p > (found.on_cue?.[i] ? on : off) && found.suv[i] >= floor) ? 1 : 0);
+/* Whether each voxel is in the mask: its probability above `on` where the cue is, above `off` elsewhere; where the rule
+   is cued, not in a component that does not meet the cue. */
+L2S.fuse = (found, rule, { suv_floor }, size) => {
+  const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = Math.fround(suv_floor);
+  const inside = Uint8Array.from(found.probability, (p, i) => p > (found.on_cue?.[i] ? on : off));
+  if (rule.cued) for (const part of L2S.components(found.index, inside, size))
+    if (!part.some(i => found.on_cue[i])) part.forEach(i => { inside[i] = 0; });
+  return inside.map((marked, i) => marked && found.suv[i] >= floor ? 1 : 0);
 };
 
 /* The voxels of each 18-connected component, as positions in `index`; the largest first. */
@@ -83,7 +87,7 @@ L2S.world = (affine, [x, y, z]) => affine.slice(0, 3).map(row => row[0] * x + ro
 /* Rows and totals as the program's tables have them, and the voxels of each lesion. */
 L2S.measure = (found, told, rule) => {
   const [nx, ny] = told.size, spacing = [0, 1, 2].map(k => Math.hypot(...told.affine.slice(0, 3).map(row => row[k])));
-  const lesions = L2S.components(found.index, L2S.fuse(found, rule, told.rules), told.size)
+  const lesions = L2S.components(found.index, L2S.fuse(found, rule, told.rules, told.size), told.size)
     .filter(part => part.length * told.voxel_ml >= told.rules.smallest_ml);
   const rows = lesions.map((part, k) => {
     const voxels = part.map(i => [found.index[i] % nx, Math.floor(found.index[i] / nx) % ny, Math.floor(found.index[i] / (nx * ny))]);
