@@ -83,7 +83,7 @@ def check_suv(array: Array) -> None:
     """
     hottest, coldest = float(array.max()), float(array.min())
     if not math.isfinite(hottest) or not math.isfinite(coldest):  # one NaN makes both NaN
-        raise InputError("the PET has voxels that are not a number or infinite; expected SUV")
+        raise InputError("the PET has voxels that are not a number or infinite; expected SUV: convert the PET again")
     if hottest <= 0:
         raise InputError(
             f"the PET has no positive voxel (highest {hottest:g}); expected SUV, which is positive in the body"

@@ -22,7 +22,7 @@ from l2snet.organs import CLASSES
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, START, load_checkpoint
 from l2snet.training.recipes import RECIPES
 from l2snet.volume import Array
-from l2snet.weights import CONFIG, LOCALIZER, NETWORK, ORGANS, THRESHOLDS, NetworkConfig, write_sums
+from l2snet.weights import CONFIG, LOCALIZER, NETWORK, ORGAN_HEAD, THRESHOLDS, NetworkConfig, write_sums
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def export_run(run: Path, folder: Path, bits: int = 16) -> NetworkConfig:
         "recipe": json.loads(text),
         "epochs": epochs,
         "cases": json.loads((run / CASES).read_text("utf-8")),
+        "bits": bits,
     }
     for name, file in (("start", START), ("cues", CUES)):
         if (run / file).is_file():
@@ -105,7 +106,7 @@ def write_folder(
     onnx.save(to_onnx(network, config, bits), str(aside / NETWORK))
     (aside / CONFIG).write_text(config.to_json(), "utf-8")
     if organs is not None:
-        save_file(dict(organs), str(aside / ORGANS))
+        save_file(dict(organs), str(aside / ORGAN_HEAD))
     write_sums(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
@@ -120,6 +121,8 @@ def to_onnx(network: nn.Module, config: NetworkConfig, bits: int = 16) -> onnx.M
     bits : of a filter's numbers: 16, float16; 8, whole numbers up to 127 times a scale for each first index. Engines
         make float32 of them when they load.
     """
+    if bits not in (8, 16):
+        raise ValueError(f"filters of {bits} bits were asked for; expected 8 or 16")
     network = WithSigmoid(network).cpu().float().eval()
     free = config.architecture.get("norm") != "window"
     axes = 2 if config.network == LOCALIZER else 3

@@ -123,7 +123,7 @@ class L2SNet:
     candidates: ClassVar[Mapping[str, Sequence[float]]] = {
         "cue": (0.3, 0.5, 0.7, 0.9, 0.97),
         "on_cue": (0.05, 0.1, 0.3, 0.5),
-        "off_cue": (0.3, 0.5, 0.7, 0.9, 1.0),  # 1: nothing off the cue
+        "off_cue": (0.5, 0.7, 0.9, 1.0),  # none below those on the cue; 1: nothing off the cue
     }
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from l2snet import __version__
 from l2snet.case import Case
-from l2snet.errors import OutputError
+from l2snet.errors import InputError, OutputError
 from l2snet.files import left_aside, whole, write_text
 from l2snet.machine import cpus, peak_memory_mib, process_age_seconds
 from l2snet.measure.table import LESIONS, MEASUREMENTS, PATIENT
@@ -94,6 +94,8 @@ def run_case(case: Case, method: Method, output: Path, wanted: Wanted, reading_s
     InputError, OutputError : see there.
     """
     began = time.perf_counter()
+    if wanted.cue and not method.has_cue:
+        raise InputError("the location cue is wanted of a method that has none; leave it out")
     if wanted.measuring is not None:
         check_measuring(wanted.measuring)
     make_way(output, case.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG, NETWORK, SUMS = "config.json", "network.onnx", "SHA256SUMS"
 # Of a network that learnt organs beside lesions: the head for them, which a training that starts from it goes on with.
-ORGANS = "organs.safetensors"
+ORGAN_HEAD = "organs.safetensors"
 CHECKED = (CONFIG, NETWORK)
 FORMAT = 1
 # Where grand-challenge unpacks the tarball of a separately uploaded model.
@@ -170,7 +170,7 @@ def read_config(folder: Path) -> NetworkConfig:
     WeightsError : a file is missing or altered, or the config cannot be read.
     """
     sums = read_sums(folder)
-    for name in CHECKED:
+    for name in {*CHECKED, *sums} & {*CHECKED, ORGAN_HEAD}:
         found = sha256(folder / name)
         if found != sums[name]:
             raise WeightsError(
@@ -190,22 +190,27 @@ def read_sums(folder: Path) -> dict[str, str]:
     ------
     WeightsError : a file of the folder, or its line in SHA256SUMS, is missing.
     """
-    for name in (*CHECKED, SUMS):
+    _check_there(folder, (*CHECKED, SUMS))
+    lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in (*CHECKED, ORGAN_HEAD):
+        if name not in sums and (folder / name).is_file():
+            raise WeightsError(f"{folder / SUMS} has no line for {name}; copy the weights again")
+    _check_there(folder, [name for name in sums if name == ORGAN_HEAD])
+    return sums
+
+
+def _check_there(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
         if not (folder / name).is_file():
             raise WeightsError(
                 f"the weights folder {folder} has no {name}; copy it again, or give another with --weights"
             )
-    lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in CHECKED:
-        if name not in sums:
-            raise WeightsError(f"{folder / SUMS} has no line for {name}; copy the weights again")
-    return sums
 
 
 def write_sums(folder: Path) -> None:
     """Write `SHA256SUMS` over the files of a weights folder that are made with it."""
-    names = [name for name in (*CHECKED, ORGANS) if name in CHECKED or (folder / name).is_file()]
+    names = [name for name in (*CHECKED, ORGAN_HEAD) if name in CHECKED or (folder / name).is_file()]
     lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), "utf-8")
 

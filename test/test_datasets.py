@@ -718,6 +718,22 @@ def test_organs_are_made_hotter_and_colder(make: Make, kind: str) -> None:
             np.testing.assert_allclose(one["image"][0] * 16, 1, atol=0.01)
 
 
+@pytest.mark.parametrize("kind", ["slices", "windows"])
+def test_the_floor_of_lesions_is_of_the_uptake_as_it_was(make: Make, kind: str) -> None:
+    """An organ that is made hotter or colder takes its lesions along: what is taught of them stays."""
+    settings = {"lesion_share": 1.0, "organ_weight": 1.0, "organ_gain": 2.0, "lesion_floor": 1.5}
+    for value, taught in ((1.3, False), (1.7, True)):
+        suv = flat(1.0)
+        suv[LESION] = value
+        case = make(name=f"at{value}", suv=suv, organs=np.full(SIZE, OrganClass.LIVER, np.uint8))
+        if kind == "slices":
+            data: SliceDataset | WindowDataset = SliceDataset([case], slice_recipe(rotation_degrees=0.0, **settings))
+        else:
+            data = WindowDataset([case], window_recipe(**settings))
+            data.transforms = spatial(data.recipe.crop)
+        assert {bool(data[i]["truth"].any()) for i in range(30)} == {taught}
+
+
 def test_slices_change_in_appearance(make: Make) -> None:
     """Uptake is scaled by 0.5 to 2, and slices of one value get noise; the same sample is always the same."""
     case = make()

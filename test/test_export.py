@@ -449,6 +449,12 @@ def test_engines_agree_on_filters_of_8_bits(in_bytes: Exported) -> None:
     assert 0 < np.abs(results["torch"] - trained).mean() < 0.05
 
 
+def test_how_many_bits_is_told_and_no_other_number_is_taken(in_bytes: Exported, tmp_path: Path) -> None:
+    assert read_config(in_bytes.folder).trained["bits"] == 8
+    with pytest.raises(ValueError, match="filters of 4 bits"):
+        export_run(in_bytes.run, tmp_path / SEGMENTER, bits=4)
+
+
 def test_a_filter_of_zeros_stays_one_in_8_bits(tmp_path: Path, segmenter: Exported) -> None:
     network = build(SEGMENTER, segmenter.config.architecture)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.localize import localize
-from l2snet.pipeline import L2SNet, mirror_axes
+from l2snet.pipeline import L2SNet, Segmentation, mirror_axes
 from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, between_means, means, prepare
 from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
@@ -315,6 +315,27 @@ def test_without_a_ct_the_segmenter_sees_zeros() -> None:
     assert np.concatenate(seen).max() == pytest.approx(140 / 350)
 
 
+def test_the_cue_says_which_components_are_kept() -> None:
+    """By default, and in what calibration and tables compare; the paper's rule keeps both."""
+    grid = body_case().geometry
+    probability, cue = np.zeros((2, *grid.size), np.float32)
+    probability[2:4, 5, 5] = probability[8:10, 5, 5] = 0.6
+    cue[3, 5, 5] = 0.8
+    suv = Volume(probability, grid)
+    result = Segmentation("two", suv.with_array(np.zeros(grid.size, np.uint8)), suv, suv.with_array(cue))
+    alone, both = np.zeros((2, *grid.size), np.uint8)
+    alone[2:4, 5, 5] = both[2:4, 5, 5] = both[8:10, 5, 5] = 1
+    l2snet = method()
+    assert l2snet.settings["fusion"] == "cued"
+    rows = l2snet.rows(result)
+    np.testing.assert_array_equal(rows["L2SNet, cued"], alone)
+    np.testing.assert_array_equal(rows["L2SNet, off-cue 0.5"], both)
+    thresholds = l2snet.thresholds()
+    np.testing.assert_array_equal(l2snet.threshold(result, thresholds), alone)
+    np.testing.assert_array_equal(replace(l2snet, fusion="components").threshold(result, thresholds), alone)
+    np.testing.assert_array_equal(replace(l2snet, fusion="adaptive").threshold(result, thresholds), both)
+
+
 def test_off_cue_and_fusion_are_options() -> None:
     case = body_case()
     low = L2SNet([Network(config(LOCALIZER), "", "", np.zeros_like)], [pet_network(SEGMENTER)])
@@ -323,7 +344,6 @@ def test_off_cue_and_fusion_are_options() -> None:
     assert low.segment(case).mask.array.sum() == (case.suv.array > 5).sum()
     assert not replace(low, off_cue=0.9).segment(case).mask.array.any()  # the hottest voxel is 0.8
     assert replace(low, off_cue=0.9).thresholds()["off_cue"] == 0.9
-    assert replace(low, fusion="components").threshold(low.segment(case), low.thresholds()).sum() == 0
     # By components nothing is above 0.9, so a sure part is missing and only the highest voxel of each is kept.
     marks = replace(low, fusion="components").segment(case).mask.array
     assert marks.sum() == 1

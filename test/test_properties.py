@@ -9,9 +9,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from l2snet.fuse import adaptive, components
+from l2snet.fuse import CONNECTIVITY, adaptive, components, cued
 from l2snet.preprocess import Window
 from l2snet.volume import Geometry, Volume, read_volume
 
@@ -157,6 +158,20 @@ def test_more_probability_never_takes_a_voxel_away(
     probability, cue = pair
     raised = np.maximum(probability, np.float32(more))
     assert (adaptive(probability, cue, on_cue, off_cue) <= adaptive(raised, cue, on_cue, off_cue)).all()
+
+
+@given(PAIRS, SHARES, SHARES, SHARES)
+def test_what_is_cued_is_the_part_of_the_adaptive_mask_that_hangs_together_with_the_cue(
+    pair: tuple[np.ndarray, np.ndarray], on_cue: float, off_cue: float, cue_threshold: float
+):
+    probability, cue = pair
+    rule = (on_cue, off_cue, cue_threshold)
+    mask, kept = adaptive(probability, cue, *rule), cued(probability, cue, *rule)
+    assert (kept <= mask).all()
+    assert kept[(mask > 0) & (cue > np.float32(cue_threshold))].all()
+    seeds = (mask > 0) & (cue > np.float32(cue_threshold))
+    grown = ndimage.binary_propagation(seeds, CONNECTIVITY, mask=mask > 0)
+    np.testing.assert_array_equal(kept > 0, grown)
 
 
 @given(PAIRS, SHARES, SHARES, SHARES)

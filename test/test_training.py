@@ -22,20 +22,21 @@ from torch.utils.data import Dataset
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.cli import main
-from l2snet.errors import DeviceError, InputError, TrainingError
+from l2snet.errors import DeviceError, InputError, TrainingError, WeightsError
 from l2snet.export import export_run, load_network, read_weights
 from l2snet.networks import build
 from l2snet.networks.unet3d import UNet3D
 from l2snet.organs import CLASSES, OrganClass
 from l2snet.preprocess import WORKING_SPACING_MM, Window
+from l2snet.sources.autopet import SUV
 from l2snet.training import loop
-from l2snet.training.cache import CachedCase, write_case
+from l2snet.training.cache import DONE, CachedCase, write_case
 from l2snet.training.datasets import Sample, WindowDataset
 from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load_checkpoint
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
-from l2snet.training.train import train_localizer, train_segmenter, write_cues
+from l2snet.training.train import check_folders, check_watched, train_localizer, train_segmenter, watched, write_cues
 from l2snet.volume import Array, Geometry, Volume
-from l2snet.weights import CONFIG, NETWORK, ORGANS, NetworkConfig, read_config, read_sums, write_sums
+from l2snet.weights import CONFIG, NETWORK, ORGAN_HEAD, NetworkConfig, read_config, read_sums, write_sums
 
 SIZE = (20, 22, 24)
 GRID = Geometry(SIZE, WORKING_SPACING_MM)
@@ -339,8 +340,58 @@ def test_the_loss_of_cases_not_trained_on_is_logged_and_changes_nothing(
     (first, second) = rows(tmp_path / "still")
     if recipe.network == SEGMENTER.network:  # the localizer's batch norms go on with their statistics
         assert float(first["held_out_loss"]) == pytest.approx(float(second["held_out_loss"]), abs=1e-5)
-    with pytest.raises(InputError, match="b is trained on and watched"):
+    with pytest.raises(InputError, match="b is watched, and trained on"):
         train(cases, recipe, tmp_path / "both", "cpu", watch=cases[1:])
+
+
+def test_what_is_learnt_from_is_not_watched(tmp_path: Path, cases: list[CachedCase]) -> None:
+    train_segmenter(cases[:1], SEGMENTER, tmp_path / "first", "cpu", stop_after=1)
+    export_run(tmp_path / "first", tmp_path / "weights")
+    check_watched(cases[1:], cases[:1])
+    with pytest.raises(InputError, match=f"{cases[0].name} is watched, and trained on or known to the weights"):
+        check_watched(cases[1:], cases[:1], tmp_path / "weights")
+    with pytest.raises(InputError, match=f"{cases[1].name} is watched"):  # another study of a patient
+        check_watched([replace(cases[0], patient="p")], [replace(cases[1], patient="p")])
+    with pytest.raises(InputError, match="more folders are watched"):
+        check_watched(cases[:1], [replace(cases[1], source=1)])
+    check_watched(cases[:1], [])
+
+
+def test_tumours_that_are_trained_on_are_not_watched(tmp_path: Path, cases: list[CachedCase]) -> None:
+    record = cases[1].folder / DONE
+    record.write_text(json.dumps({**json.loads(record.read_text()), "donors": ["STS_001", cases[0].name]}))
+    with pytest.raises(InputError, match=f"watched cases hold tumours of {cases[0].name}, which are trained on"):
+        check_watched(cases[:1], cases[1:])
+
+
+def test_folders_are_watched_beside_those_that_are_trained_on(cases: list[CachedCase]) -> None:
+    def make(some: list[CachedCase], recipe: Recipe) -> tuple[list[str], object]:
+        return [case.name for case in some], recipe.shares
+
+    bodies, patients = cases[0], replace(cases[1], source=1)
+    recipe = replace(LOCALIZER, shares=(9.0, 1.0))
+    other, another = (replace(case, folder=case.folder.with_name(f"{case.name}2")) for case in (bodies, patients))
+    for case, source in ((bodies, other), (patients, another)):
+        shutil.copytree(case.folder, source.folder)
+    assert watched(make, [bodies, patients], [other], recipe) == {
+        "seen_loss": ([bodies.name], (9.0,)),
+        "held_out_loss": ([other.name], (9.0,)),
+    }
+    assert watched(make, [bodies, patients], [other, another], recipe)["held_out_loss"] == (
+        [other.name, another.name],
+        (9.0, 1.0),
+    )
+    assert watched(make, [bodies, patients], [], recipe) == {}
+
+
+def test_studies_of_one_name_are_not_trained_on_and_watched(tmp_path: Path) -> None:
+    for name in ("a/one", "a/two", "b/two", "c/three"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / SUV).touch()
+    check_folders([tmp_path / "a"], [tmp_path / "c"])
+    check_folders([tmp_path / "a", tmp_path / "b"], [])
+    with pytest.raises(InputError, match=r"two: studies of this name .* watch a folder of other studies"):
+        check_folders([tmp_path / "a"], [tmp_path / "c", tmp_path / "b"])
 
 
 @pytest.mark.parametrize(
@@ -354,6 +405,8 @@ def test_the_loss_of_cases_not_trained_on_is_logged_and_changes_nothing(
 def test_the_commands_watch_folders(monkeypatch: pytest.MonkeyPatch, network: str, module: str, reader: str) -> None:
     given = {}
     monkeypatch.setattr(f"{module}.{reader}", lambda data, *_, **__: [path.name for path in data])
+    for check in ("check_folders", "check_watched"):
+        monkeypatch.setattr(f"l2snet.training.train.{check}", lambda *_: None)
     trained = f"{module}.train_{network.replace('-', '_')}"
     monkeypatch.setattr(trained, lambda cases, *_, watch, **__: given.update(cases=cases, watch=watch))
     for options, watch in (([], []), (["--watch", "b", "--watch", "c"], ["b", "c"])):
@@ -390,14 +443,20 @@ def test_the_head_for_organs_stays_in_the_run(
     config = read_config(tmp_path / "weights")
     assert not any("organ" in name for name in read_weights(tmp_path / "weights" / NETWORK))
     assert not load_network(tmp_path / "weights" / NETWORK, config).training
-    assert ORGANS in read_sums(tmp_path / "weights")
+    assert ORGAN_HEAD in read_sums(tmp_path / "weights")
     still = replace(learning, epochs=1, learning_rate=1e-12)
     train(cases, still, tmp_path / "next", "cpu", pretrained=tmp_path / "weights")
     torch.testing.assert_close(tensors(tmp_path / "next")[0]["network/organ_head.bias"], bias)
-    save_file({"bias": torch.zeros(3)}, tmp_path / "weights" / ORGANS)
+    save_file({"bias": torch.zeros(3)}, tmp_path / "weights" / ORGAN_HEAD)
+    with pytest.raises(WeightsError, match=f"{ORGAN_HEAD} was altered"):
+        train(cases, still, tmp_path / "other", "cpu", pretrained=tmp_path / "weights")
+    write_sums(tmp_path / "weights")
     with pytest.raises(InputError, match="holds no head of these organs"):
         train(cases, still, tmp_path / "other", "cpu", pretrained=tmp_path / "weights")
-    (tmp_path / "weights" / ORGANS).unlink()  # of weights that learnt none, or of before
+    (tmp_path / "weights" / ORGAN_HEAD).unlink()
+    with pytest.raises(WeightsError, match=f"has no {ORGAN_HEAD}"):
+        train(cases, still, tmp_path / "other", "cpu", pretrained=tmp_path / "weights")
+    write_sums(tmp_path / "weights")  # of weights that learnt none, or of before
     train(cases, still, tmp_path / "without", "cpu", pretrained=tmp_path / "weights")
 
 
@@ -543,6 +602,22 @@ def test_another_recipe_in_the_same_run_is_refused(
     with pytest.raises(InputError, match=f"{file} is of another run"):
         train_segmenter(cases, replace(SEGMENTER, **change), tmp_path / "run", "cpu")
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_goes_on_when_recipes_have_got_settings_that_it_does_not_use(
+    tmp_path: Path, cases: list[CachedCase]
+) -> None:
+    train_segmenter(cases, SEGMENTER, tmp_path / "whole", "cpu")
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu", stop_after=1)
+    record = tmp_path / "run" / RECIPE
+    older = json.loads(record.read_text())
+    del older["organ_gain"]
+    record.write_text(json.dumps(older))
+    train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
+    assert_same_result(tmp_path / "whole", tmp_path / "run")
+    record.write_text(json.dumps({**older, "organ_gain": 2.0}))
+    with pytest.raises(InputError, match=f"{RECIPE} is of another run"):
+        train_segmenter(cases, SEGMENTER, tmp_path / "run", "cpu")
 
 
 def test_other_cases_in_the_same_run_are_refused(tmp_path: Path, cases: list[CachedCase]) -> None:

@@ -42,13 +42,14 @@ def train_localizer(
     with needs("training", "train"):
         from l2snet.training.distributed import in_turn
         from l2snet.training.recipes import LOCALIZERS
-        from l2snet.training.train import cached_cases, train_localizer
+        from l2snet.training.train import cached_cases, check_folders, train_localizer
     if encoder_weights is not None and options.pretrained is not None:
         raise InputError("--encoder-weights has no part in a run from --pretrained weights; leave one out")
     chosen = options.choose(LOCALIZERS, recipe, data)
     if encoder_weights is not None:
         chosen = replace(chosen, encoder_weights=None if encoder_weights == "none" else encoder_weights)
     with in_turn(options.device):
+        check_folders(data, options.watch or [])
         cases = cached_cases(data, options.cache, names(options.hold_out), options.resample_ct)
         watch = cached_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
     train_localizer(cases, chosen, run, options.device, options.workers, pretrained=options.pretrained, watch=watch)
@@ -76,13 +77,15 @@ def train_segmenter(
         from l2snet.backend import load
         from l2snet.training.distributed import in_turn
         from l2snet.training.recipes import SEGMENTERS
-        from l2snet.training.train import cached_cases, train_segmenter, write_cues
+        from l2snet.training.train import cached_cases, check_folders, check_watched, train_segmenter, write_cues
     if not localizer and "cue_weight" in options.settings:
         raise InputError("--set cue_weight needs a --localizer, which gives the cue")
     chosen = options.choose(SEGMENTERS, recipe, data)
     with in_turn(options.device):
+        check_folders(data, options.watch or [])
         cases = cached_cases(data, options.cache, names(options.hold_out), options.resample_ct)
         watch = cached_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
+        check_watched(cases, watch, options.pretrained)  # before the cues, which take long
         if localizer:
             cases = write_cues(cases, [load(folder, options.device, Precision.fast) for folder in localizer], run)
     if not localizer:

@@ -71,11 +71,11 @@ def validate(
         setting or its files have changed.
     """
     records = None if work is None else Records(work)
-    expected = {role: [repr(one.config) for one in networks] for role, networks in method.networks.items()}
+    configs = {role: [repr(one.config) for one in networks] for role, networks in method.networks.items()}
     table: dict[str, dict[str, Row]] = {}
     for folder in track(studies, "cases", len(studies)):
         files = [fingerprint(folder / name) for name in (SUV, CT_RESAMPLED, CT, LESIONS) if (folder / name).is_file()]
-        key = [__version__, method.settings, expected, resample_ct, *files]
+        key = [__version__, method.settings, configs, resample_ct, *files]
         rows = None if records is None else records.get(folder.name, key)
         if rows is None:
             case = read_study(folder, resample_ct, ct_optional=True)

@@ -79,12 +79,11 @@ class SliceDataset(Dataset[Sample]):
         start = random_start((case.suv.shape[0], case.suv.shape[2]), self.recipe.crop, rng, held)
         planes = _crop_with_margin(case.suv[:, ys].transpose(1, 0, 2), start, self.recipe.crop)
         lesions = _crop_with_margin(case.lesions[:, y], start, self.recipe.crop)
-        labels = [lesions]
+        labels = [lesions * (planes[half] >= self.recipe.lesion_floor)]
         if self.recipe.organ_weight:
             labels.append(_organ_crop(case, start, self.recipe.crop, y))
             planes = _otherwise(planes, labels[1], self.recipe.organ_gain, rng)
         planes = _hotter(planes, lesions, self.recipe.lesion_gain, rng)
-        labels[0] = lesions * (planes[half] >= self.recipe.lesion_floor)
         data = {"image": torch.from_numpy(planes), "segmentation": torch.from_numpy(np.stack(labels))}
         data = self.transforms(**data)
         sample = _sample(torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"], self.recipe)

@@ -199,8 +199,17 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
 
 def start_run(run: Path, recipe: Recipe, cases: Sequence[str]) -> None:
     """Write a new run's recipe and cases, or check that they are those, in the order, of the run that is there."""
-    start_record(run / RECIPE, recipe.to_json())
+    if not _is_of(run / RECIPE, recipe):
+        start_record(run / RECIPE, recipe.to_json())
     start_record(run / CASES, json.dumps(list(cases), indent=1) + "\n")
+
+
+def _is_of(path: Path, recipe: Recipe) -> bool:
+    """Whether a run is of this recipe, also where it was begun before the recipe had all its settings."""
+    try:
+        return type(recipe).from_json(path.read_text("utf-8")) == recipe
+    except (OSError, ValueError, KeyError, InputError):
+        return False
 
 
 def start_record(path: Path, text: str) -> None:

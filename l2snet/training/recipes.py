@@ -89,9 +89,15 @@ class PolynomialRecipe(Recipe):
     hot_weight: float = 0.0  # more weight of voxels that are hot or lesion: what is hard to tell apart
     organ_weight: float = 0.0  # of the cross-entropy over organs, beside the lesions', where cases have organ maps
     lesion_gain: float = 1.0  # lesions of half of the samples are made up to so many times as hot; not the paper's
-    organ_gain: float = 1.0  # each organ of half of the samples is made up to so many times as hot or cold
+    organ_gain: float = 1.0  # each organ, where they are learnt, of half of the samples: so many times as hot or cold
     lesion_floor: float = 0.0  # SUV below which no voxel is taught as lesion: an anatomical truth holds cold tissue
     warmup_steps: int = 0  # over which the rate rises from zero
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lesion_gain", "organ_gain"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def learning_rate_at(self, step: int) -> float:
         """The polynomial schedule, constant within an epoch, after a linear rise; steps are counted from 0."""

@@ -217,7 +217,7 @@ def train_step_by_step(
     network = build(recipe.network, recipe.architecture)
     start_from(network, recipe, pretrained, run)
     dataset, criterion = CropDataset(cases, recipe), StepByStepLoss(recipe.channels)
-    seen, others = learnt_from(cases), watched(CropDataset, cases, watch, recipe)
+    seen, others = learnt_from(cases), watched(CropDataset, cases, watch, recipe, pretrained)
     return fit(network, dataset, recipe, run, seen, device, workers, stop_after, compiled, criterion, others)
 
 

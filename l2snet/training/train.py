@@ -28,7 +28,7 @@ from l2snet.training.datasets import Sample, SliceDataset, WindowDataset
 from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
 from l2snet.training.losses import BceDice
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
-from l2snet.weights import NETWORK, ORGANS, read_config, sha256
+from l2snet.weights import NETWORK, ORGAN_HEAD, read_config, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,23 @@ def cached_cases(
     ]
     tell_without_ct(cases)
     return cases
+
+
+def check_folders(data: Sequence[Path], watch: Sequence[Path]) -> None:
+    """Refuse studies to watch that have the names of studies of the data: cases go by name.
+
+    Raises
+    ------
+    InputError : says which.
+    """
+    names = [
+        {folder.name for root in roots for folder in find_studies(root)} if watch else set() for roots in (data, watch)
+    ]
+    if both := sorted(names[0] & names[1]):
+        raise InputError(
+            f"{', '.join(both[:5])}: studies of this name are in the folders to watch and in those to train on; "
+            "watch a folder of other studies, with other names"
+        )
 
 
 def check_names(cases: Sequence[tuple[str, int, Path]], data: Sequence[Path], hold_out: Set[str]) -> None:
@@ -174,7 +191,7 @@ def train_localizer(
     start_from(network, recipe, pretrained, run)
     loss = _loss(network, recipe, pretrained)
     data, seen = SliceDataset(cases, recipe), learnt_from(cases)
-    others = watched(SliceDataset, cases, watch, recipe)
+    others = watched(SliceDataset, cases, watch, recipe, pretrained)
     return fit(network, data, recipe, run, seen, device, workers, stop_after, criterion=loss, watched=others)
 
 
@@ -200,31 +217,63 @@ def train_segmenter(
     start_from(network, recipe, pretrained, run)
     loss = _loss(network, recipe, pretrained)
     data, seen = WindowDataset(cases, recipe), learnt_from(cases)
-    others = watched(WindowDataset, cases, watch, replace(recipe, cue_weight=0.0))
+    others = watched(WindowDataset, cases, watch, replace(recipe, cue_weight=0.0), pretrained)
     return fit(network, data, recipe, run, seen, device, workers, stop_after, compiled, loss, others)
 
 
 def watched(
-    make: Callable[[Sequence[C], R], Dataset[Sample]], cases: Sequence[C], watch: Sequence[C], recipe: R
+    make: Callable[[Sequence[C], R], Dataset[Sample]],
+    cases: Sequence[C],
+    watch: Sequence[C],
+    recipe: R,
+    pretrained: Path | None = None,
 ) -> dict[str, Dataset[Sample]]:
     """Samples of what is trained on and of what is not, to tell what is learnt from what is learnt by heart.
 
     Parameters
     ----------
     make : the dataset of cases and a recipe.
-    watch : none: nothing is watched.
+    watch : beside the cases of as many data folders, the first ones, in their shares; none: nothing is watched.
 
     Raises
     ------
-    InputError : some of them, or of their patients, are trained on.
+    InputError : see `check_watched`.
     """
     if not watch:
         return {}
-    if both := sorted({*learnt_from(cases)} & {*learnt_from(watch)}):
-        raise InputError(f"{', '.join(both[:5])} is trained on and watched; watch cases that are not trained on")
+    check_watched(cases, watch, pretrained)
     folders = 1 + max(case.source for case in watch)
-    shares = recipe.shares if recipe.shares is not None and len(recipe.shares) == folders else None
-    return {"seen_loss": make(cases, recipe), "held_out_loss": make(watch, replace(recipe, shares=shares))}
+    like = replace(recipe, shares=None if recipe.shares is None else recipe.shares[:folders])
+    beside = [case for case in cases if case.source < folders]
+    return {"seen_loss": make(beside, like), "held_out_loss": make(watch, like)}
+
+
+def check_watched(cases: Sequence[TrainingCase], watch: Sequence[TrainingCase], pretrained: Path | None = None) -> None:
+    """Refuse to watch what is learnt from.
+
+    Parameters
+    ----------
+    pretrained : weights folder that the training starts from.
+
+    Raises
+    ------
+    InputError : a watched case, its patient or a patient whose tumours it may hold is trained on, or was in the weights
+        that the training starts from; or there are more folders of them than are trained on.
+    """
+    learnt = {*learnt_from(cases), *(read_config(pretrained).learnt_cases if pretrained and watch else ())}
+    if both := [case.name for case in watch if {case.name, case.patient or case.name} & learnt]:
+        raise InputError(
+            f"{', '.join(both[:5])} is watched, and trained on or known to the weights that are started from; "
+            "watch other cases"
+        )
+    if donors := sorted({name for case in watch for name in case.donors} & learnt):
+        raise InputError(
+            f"watched cases hold tumours of {', '.join(donors[:5])}, which are trained on; draw them with other tumours"
+        )
+    if watch and max(case.source for case in watch) > max(case.source for case in cases):
+        raise InputError(
+            "more folders are watched than are trained on; each stands beside one of these, in their order"
+        )
 
 
 def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe, pretrained: Path | None) -> BceDice:
@@ -234,11 +283,14 @@ def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe, pretrai
     """
     if recipe.organ_weight:
         network.learn_organs(CLASSES)  # type: ignore[operator]  # nn.Module calls every attribute a tensor
-        if pretrained is not None and (pretrained / ORGANS).is_file():
+        if pretrained is not None and (pretrained / ORGAN_HEAD).is_file():
             try:
-                network.organ_head.load_state_dict(load_file(str(pretrained / ORGANS)))  # type: ignore[union-attr]
+                network.organ_head.load_state_dict(load_file(str(pretrained / ORGAN_HEAD)))  # type: ignore[union-attr]
             except Exception as error:
-                raise InputError(f"{pretrained / ORGANS} holds no head of these organs ({reason(error)})") from error
+                raise InputError(
+                    f"{pretrained / ORGAN_HEAD} holds no head of these organs ({reason(error)}); export the weights "
+                    "again, or begin with a new head: remove the file, and its line in SHA256SUMS"
+                ) from error
     return BceDice(recipe.bce_weight, recipe.organ_weight)
 
 
