@@ -107,7 +107,7 @@ class WindowDataset(Dataset[Sample]):
         self.cases, self.recipe = list(cases), recipe
         self.all = _Pool(self.cases, recipe.shares)
         self.with_lesion = _Pool([case for case in self.cases if len(case.lesion_voxels)], recipe.shares)
-        # Transforms are for 0..1; a PET is that up to an SUV of 15, or on a logarithm so much more.
+        # Transforms are for a span of one; a PET has it up to an SUV of 15, or on a logarithm so much more.
         low, high = recipe.pet(np.array([0.0, 15.0], np.float32))
         self.pet_span = float(high - low)
         self.transforms = window_transforms(recipe.crop, recipe.mirror_axes, recipe.organ_weight > 0)
