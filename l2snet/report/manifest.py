@@ -133,8 +133,10 @@ def rule_in(manifest: Manifest) -> Rule | None:
     InputError : the manifest tells no number for a threshold of the rule.
     """
     names = threshold_names(manifest)
-    cued = manifest.get("fusion") == "cued"
-    return Rule(*(threshold(manifest, name) for name in names), cued=cued) if names else None
+    if not names:
+        return None
+    values = {name: threshold(manifest, name) for name in names}
+    return Rule(values[names[0]], values.get("on_cue"), values.get("cue"), manifest.get("fusion") == "cued")
 
 
 def threshold(manifest: Manifest, key: str, name: str = MANIFEST) -> float:
