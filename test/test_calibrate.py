@@ -29,7 +29,7 @@ def study(tmp_path: Path) -> Path:
 
 def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
     """The trap, 0.6, is left when it is neither cue (0.7 up) nor over the threshold off the cue (0.9 up)."""
-    choices = calibrate(method(), [study], False)
+    choices = calibrate(replace(method(), fusion="adaptive"), [study], False)
     found = {tuple(choice.thresholds.values()): choice for choice in choices}
     assert found[0.7, 0.3, 0.9].dice == 1
     assert found[0.7, 0.3, 0.9].fpv_ml == found[0.7, 0.3, 0.9].fnv_ml == 0
@@ -40,6 +40,13 @@ def test_thresholds_leave_the_trap_and_take_the_lesion(study: Path) -> None:
     chosen = best(choices)
     assert (chosen.thresholds["cue"], chosen.thresholds["off_cue"]) == (0.7, 0.9)
     assert chosen.dice == 1
+
+
+def test_thresholds_are_those_of_the_default_fusion(study: Path) -> None:
+    """Where the trap is no cue it is left, whatever the threshold off the cue."""
+    found = {tuple(choice.thresholds.values()): choice for choice in calibrate(method(), [study], False)}
+    assert found[0.7, 0.3, 0.9].dice == found[0.7, 0.3, 0.5].dice == 1
+    assert found[0.5, 0.3, 0.9].dice < 1
 
 
 def test_studies_without_lesion_choose_nothing(tmp_path: Path) -> None:
