@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from l2snet.errors import WeightsError, reason
@@ -106,7 +106,7 @@ def write_folder(
     onnx.save(to_onnx(network, config, bits), str(aside / NETWORK))
     (aside / CONFIG).write_text(config.to_json(), "utf-8")
     if organs is not None:
-        save_file(dict(organs), str(aside / ORGAN_HEAD))
+        (aside / ORGAN_HEAD).write_bytes(save(dict(organs)))  # save_file would let nobody else read it
     write_sums(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -444,6 +444,8 @@ def test_the_head_for_organs_stays_in_the_run(
     assert not any("organ" in name for name in read_weights(tmp_path / "weights" / NETWORK))
     assert not load_network(tmp_path / "weights" / NETWORK, config).training
     assert ORGAN_HEAD in read_sums(tmp_path / "weights")
+    modes = {(tmp_path / "weights" / name).stat().st_mode for name in (NETWORK, ORGAN_HEAD)}
+    assert len(modes) == 1  # who may read one may read the other
     still = replace(learning, epochs=1, learning_rate=1e-12)
     train(cases, still, tmp_path / "next", "cpu", pretrained=tmp_path / "weights")
     torch.testing.assert_close(tensors(tmp_path / "next")[0]["network/organ_head.bias"], bias)
