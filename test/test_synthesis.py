@@ -21,8 +21,8 @@ from l2snet.synthesis.drawing import curve, smooth_field
 from l2snet.synthesis.growth import grow_lesions
 from l2snet.synthesis.landmarks import Organ
 from l2snet.synthesis.lesions import KINDS, MAX_ML, MAX_SUV, MIN_ML, MIN_SUV, Lesion, draw_lesion, draw_lesions
-from l2snet.synthesis.physiology import density, draw_appearance, uptake
-from l2snet.synthesis.tissues import LOOKS, Tissue, all_labels, among, look_of
+from l2snet.synthesis.physiology import MAX_MUSCLE_SUV, density, draw_appearance, uptake
+from l2snet.synthesis.tissues import LOOKS, MUSCLES, Tissue, all_labels, among, look_of
 from l2snet.synthesis.traps import _fractures, _scar
 from l2snet.synthesis.tumours import Tumour
 from l2snet.training.train import cached_cases, learnt_from
@@ -183,6 +183,8 @@ def test_drawn_uptake_spans_the_published_ranges() -> None:
         assert np.mean(values < low) > 0.1, tissue.name
         assert np.mean(values > high) > 0.1, tissue.name
     assert drawn[:, Tissue.LIVER].max() < 5
+    # However many states of the muscles come together.
+    assert 4 < drawn[:, list(MUSCLES)].max() <= MAX_MUSCLE_SUV
     assert (drawn[:, Tissue.GREY] > drawn[:, Tissue.WHITE]).all()
 
 

@@ -18,6 +18,8 @@ from l2snet.synthesis.tissues import (
 )
 from l2snet.volume import Array
 
+# After exercise or insulin muscles reach about this mean.
+MAX_MUSCLE_SUV = 7.0
 # Shares of bodies in which a state is found; each well above its share in the clinic.
 METFORMIN, REACTIVE_MARROW, HOT_MUSCLES, SOME_HOT_MUSCLES, THYROIDITIS, COLD_HEART = 0.07, 0.12, 0.05, 0.2, 0.07, 0.35
 FATTY_LIVER, INTRAVENOUS, ORAL = 0.15, 0.55, 0.3
@@ -95,6 +97,7 @@ def _change_states(suv: Array, rng: np.random.Generator) -> None:
         suv[list(MUSCLES)] *= rng.uniform(2.0, 4.5)
     if rng.random() < SOME_HOT_MUSCLES:
         suv[rng.choice(MUSCLES, int(rng.integers(1, 4)))] *= rng.uniform(1.6, 5.0)
+    suv[list(MUSCLES)] = np.minimum(suv[list(MUSCLES)], MAX_MUSCLE_SUV)
     if rng.random() < THYROIDITIS:
         suv[Tissue.THYROID] = log_uniform(rng, 2.5, 10.0)
 
