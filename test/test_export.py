@@ -59,13 +59,17 @@ class Noise(Dataset[dict[str, Tensor]]):
         return {"image": image, "truth": (image[:1] > 0.7).float()}
 
 
-def randomise_norms(network: nn.Module) -> None:
+def randomise_norms(network: nn.Module, image: Tensor) -> None:
     """Scales, shifts and running statistics as no network has them at the start, near what the layers give out."""
     with torch.no_grad():
         for name, module in network.named_modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            if isinstance(module, nn.BatchNorm3d):
+                module.weight.uniform_(0.3, 0.7)
+                module.bias.normal_(0, 0.2)
+                module.momentum = 1.0
+            elif isinstance(module, nn.BatchNorm2d):
                 # PyTorch's first convolutions leave a sixth of the variance, timm's keep it.
-                scale = 1.0 if isinstance(module, nn.BatchNorm2d) and name.startswith("encoder") else 0.15
+                scale = 1.0 if name.startswith("encoder") else 0.15
                 module.weight.uniform_(0.3, 0.7)
                 module.bias.normal_(0, 0.2)
                 module.running_mean.normal_(0, 0.3 * scale)
@@ -73,6 +77,14 @@ def randomise_norms(network: nn.Module) -> None:
             elif isinstance(module, tuple(NORMS.values())):
                 module.weight.uniform_(0.5, 2.0)
                 module.bias.normal_(0, 0.3)
+        # The statistics of this image, then moved: of any others half of the filters may be silent, and the head of a
+        # network that says next to nothing magnifies how its filters were rounded.
+        if any(isinstance(module, nn.BatchNorm3d) for module in network.modules()):
+            network.train()(image)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.running_mean += torch.randn_like(module.running_mean) * 0.3 * module.running_var.sqrt()
+                module.running_var *= torch.empty_like(module.running_var).uniform_(0.5, 2.0)
 
 
 def spread_output(network: nn.Module, image: Tensor) -> None:
@@ -92,7 +104,7 @@ def trained_run(recipe: LocalizerRecipe | SegmenterRecipe, run: Path) -> nn.Modu
     fit(build(recipe.network, recipe.architecture), data, recipe, run, ["case_a", "case_b"], "cpu")
     network = build(recipe.network, recipe.architecture)
     load_checkpoint(run / CHECKPOINT, network)
-    randomise_norms(network)
+    randomise_norms(network, data[0]["image"][None])
     spread_output(network, data[0]["image"][None])
     save_checkpoint(run / CHECKPOINT, network, torch.optim.SGD(network.parameters(), lr=0.1), 1)
     return network

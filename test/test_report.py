@@ -612,6 +612,8 @@ def test_the_command_writes_page_and_pictures(tmp_path: Path) -> None:
 class Known:
     """A method that answers with what is known of the case."""
 
+    has_cue = True
+
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
 

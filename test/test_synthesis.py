@@ -183,8 +183,8 @@ def test_drawn_uptake_spans_the_published_ranges() -> None:
         assert np.mean(values < low) > 0.1, tissue.name
         assert np.mean(values > high) > 0.1, tissue.name
     assert drawn[:, Tissue.LIVER].max() < 5
-    # However many states of the muscles come together.
-    assert 4 < drawn[:, list(MUSCLES)].max() <= MAX_MUSCLE_SUV
+    # However many states of the muscles come together; SUV of a whole body may run by up to 1.35 higher.
+    assert 4 < drawn[:, list(MUSCLES)].max() <= 1.35 * MAX_MUSCLE_SUV
     assert (drawn[:, Tissue.GREY] > drawn[:, Tissue.WHITE]).all()
 
 
