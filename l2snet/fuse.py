@@ -38,15 +38,12 @@ def cued(
     Not the paper's: the cue says where lesions are, and off it the 3D network may outline them but find no other.
     Parameters and result are those of `adaptive`.
     """
-    mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold)
-    for box in ndimage.find_objects(mask):  # one box, if any voxel is marked
-        labels, count = ndimage.label(mask[box], CONNECTIVITY)
-        met = np.zeros(count + 1, np.uint8)
-        met[labels[cue[box] > cue_threshold]] = 1
-        met[0] = 0
-        mask[box] = met[labels]
-    return mask
+    mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold).view(bool)
+    return np.asarray(ndimage.binary_propagation(mask & (cue > cue_threshold), CONNECTIVITY, mask)).view(np.uint8)
 
+
+# Rules that thresholds alone make, by the name of the fusion.
+RULES = {"cued": cued, "adaptive": adaptive}
 
 # The released code's numbers, in voxels of the working grid.
 HIGH, LOW, CUE, FAINT, NOTHING = 0.9, 0.5, 0.5, 0.1, 1e-5

@@ -25,7 +25,8 @@ from l2snet.weights import LOCALIZER, SEGMENTER, find_weights
 
 logger = logging.getLogger(__name__)
 
-FUSIONS = ("cued", "adaptive", "components")
+COMPONENTS = "components"
+FUSIONS = (*fuse.RULES, COMPONENTS)
 # What lies outside the body, or outside the working grid, is not lesion.
 NOT_LESION = 0.0
 # Rows of the tables that are of one network alone, and the thresholds off the cue that always have a row.
@@ -227,7 +228,7 @@ class L2SNet:
         cue_volume, volume = (
             Volume(array, geometry).to_grid(case.geometry, outside=NOT_LESION) for array in (cue, probability)
         )
-        if self.fusion == "components":
+        if self.fusion == COMPONENTS:
             mask = _components(volume, cue_volume)
         else:
             mask = _by_thresholds(volume, cue_volume, self.thresholds(), self.fusion)
@@ -235,7 +236,7 @@ class L2SNet:
 
     def threshold(self, result: Segmentation, thresholds: Mapping[str, float]) -> Array:
         """The fusion with other thresholds, `cue`, `on_cue` and `off_cue`; `cued` where it is "components"."""
-        fusion = "adaptive" if self.fusion == "adaptive" else "cued"
+        fusion = "cued" if self.fusion == COMPONENTS else self.fusion
         return _by_thresholds(result.probability, _cue_of(result), thresholds, fusion)
 
     def rows(self, result: Segmentation) -> dict[str, Array]:
@@ -248,10 +249,8 @@ class L2SNet:
             LOCALIZER_ROW: (cue.array > thresholds["cue"]).astype(np.uint8),
             SEGMENTER_ROW: _marked(probability.array),
             **{
-                f"L2SNet, off-cue {off_cue:g}": _by_thresholds(
-                    probability, cue, {**thresholds, "off_cue": off_cue}, "adaptive"
-                )
-                for off_cue in OFF_CUES
+                f"L2SNet, off-cue {off:g}": _by_thresholds(probability, cue, {**thresholds, "off_cue": off}, "adaptive")
+                for off in OFF_CUES
             },
             "L2SNet, cued": _by_thresholds(probability, cue, thresholds, "cued"),
             "L2SNet, components": _components(probability, cue),
@@ -281,8 +280,7 @@ def _marked(probability: Array) -> Array:
 
 def _by_thresholds(probability: Volume, cue: Volume, thresholds: Mapping[str, float], fusion: str) -> Array:
     on_cue, off_cue = thresholds["on_cue"], thresholds["off_cue"]
-    rule = fuse.adaptive if fusion == "adaptive" else fuse.cued
-    return rule(probability.array, cue.array, on_cue, off_cue, thresholds["cue"])
+    return fuse.RULES[fusion](probability.array, cue.array, on_cue, off_cue, thresholds["cue"])
 
 
 def _components(probability: Volume, cue: Volume) -> Array:

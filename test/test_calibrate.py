@@ -63,6 +63,7 @@ def test_a_little_dice_is_given_for_less_wrong_volume() -> None:
         for threshold, dice, fpv in ((0.5, 0.80, 9.0), (0.7, 0.795, 2.0), (0.9, 0.78, 0.0))
     )
     assert best([highest, chosen, too_low]) == chosen
+    assert str(chosen) == "lesion 0.7: Dice 0.795, FPV 2.0 ml, FNV 1.0 ml"
 
 
 def test_the_choice_is_kept_with_the_weights(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.sources.autopet import read_study
 from l2snet.training import train
 from l2snet.training.distributed import in_turn
-from l2snet.training.loop import CHECKPOINT, LOG, _Batches, fit
+from l2snet.training.epochs import LOG
+from l2snet.training.loop import CHECKPOINT, _Batches, fit
 from l2snet.training.recipes import STEP_BY_STEPS, SegmenterRecipe, StepByStepRecipe
 from l2snet.training.train import cached_cases, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume, write_volume

@@ -29,10 +29,11 @@ from l2snet.networks.unet3d import UNet3D
 from l2snet.organs import CLASSES, OrganClass
 from l2snet.preprocess import WORKING_SPACING_MM, Window
 from l2snet.sources.autopet import SUV
-from l2snet.training import loop
+from l2snet.training import epochs, loop
 from l2snet.training.cache import DONE, CachedCase, write_case
 from l2snet.training.datasets import Sample, WindowDataset
-from l2snet.training.loop import CASES, CHECKPOINT, CUES, LOG, RECIPE, fit, load_checkpoint
+from l2snet.training.epochs import LOG
+from l2snet.training.loop import CASES, CHECKPOINT, CUES, RECIPE, fit, load_checkpoint
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.training.train import check_folders, check_watched, train_localizer, train_segmenter, watched, write_cues
 from l2snet.volume import Array, Geometry, Volume
@@ -649,8 +650,8 @@ def test_log_has_a_line_per_epoch_and_the_rates_of_the_schedule(tmp_path: Path, 
 def test_the_device_is_busy_in_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps from 0 to 1 s and from 5 to 7 s of 8 s; else it waits for a sample."""
     clock = iter([0.0, 0.0, 1.0, 5.0, 7.0, 8.0])
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
-    watch = loop.Stopwatch(torch.device("cpu"))
+    monkeypatch.setattr(epochs.time, "perf_counter", lambda: next(clock))
+    watch = epochs.Stopwatch(torch.device("cpu"))
     for _ in range(2):
         with watch:
             pass

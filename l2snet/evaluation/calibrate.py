@@ -39,6 +39,10 @@ class Choice:
     fpv_ml: float
     fnv_ml: float
 
+    def __str__(self) -> str:
+        said = ", ".join(f"{name} {value:g}" for name, value in self.thresholds.items())
+        return f"{said}: Dice {self.dice:.3f}, FPV {self.fpv_ml:.1f} ml, FNV {self.fnv_ml:.1f} ml"
+
 
 def calibrate(method: Method, studies: Sequence[Path], resample_ct: bool) -> list[Choice]:
     """Score every combination of the method's candidates on the studies; each is segmented once.

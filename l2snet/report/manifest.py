@@ -122,7 +122,7 @@ def threshold_names(manifest: Manifest) -> tuple[str, ...]:
         return ()
     if ALONE[0] in manifest["thresholds"]:
         return ALONE
-    return BY_CUE if manifest.get("fusion") in ("adaptive", "cued") else ()
+    return BY_CUE if manifest.get("fusion") in fuse.RULES else ()
 
 
 def rule_in(manifest: Manifest) -> Rule | None:

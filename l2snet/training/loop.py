@@ -8,15 +8,12 @@ pickle). The last checkpoint is the final one.
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import logging
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -33,6 +30,7 @@ from l2snet.files import write_text
 from l2snet.parallel import keep_freed_memory
 from l2snet.progress import is_first_process
 from l2snet.training.distributed import share_batch_norm, start_fabric
+from l2snet.training.epochs import LOG, Stopwatch, write_epoch
 from l2snet.training.losses import BceDice
 from l2snet.training.recipes import Recipe
 from l2snet.training.schedules import Schedule
@@ -40,9 +38,7 @@ from l2snet.training.schedules import Schedule
 logger = logging.getLogger(__name__)
 
 RECIPE, CASES, CUES, START = "recipe.json", "cases.json", "cues.json", "start.json"
-LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
-# Of the log, after the epoch's number.
-COLUMNS = ("loss", "learning_rate", "seconds", "busy")
+CHECKPOINT = "checkpoint.safetensors"
 # Over which batch norms take their last statistics.
 SETTLING_BATCHES = 100
 # Over which a watched loss is a mean.
@@ -133,8 +129,8 @@ def fit(
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
             losses = watched_losses(model, loss_of, watched or {}, recipe, fabric, workers)
             if fabric.is_global_zero:
-                numbers = {"loss": f"{mean:.6f}", "learning_rate": f"{rate:.6g}", "busy": f"{busy:.3f}"}
-                _log(run / LOG, epoch + 1, recipe.epochs, {**numbers, "seconds": f"{watch.elapsed():.1f}"}, losses)
+                numbers = (f"{mean:.6f}", f"{rate:.6g}", f"{watch.elapsed():.1f}", f"{busy:.3f}")
+                write_epoch(run / LOG, epoch + 1, recipe.epochs, numbers, losses)
                 if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == last or schedule.is_over:
                     save_checkpoint(run / CHECKPOINT, network, optimizer, epoch + 1, criterion, schedule)
             fabric.barrier()
@@ -348,57 +344,3 @@ def _bar(hidden: bool) -> Progress:
     """Progress on a terminal."""
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=hidden or not sys.stderr.isatty())
-
-
-class Stopwatch:
-    """How long the device had work, begun in its `with` blocks; on a GPU by its own clock, without a wait."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self.marks: list[Any] = []
-        self.began = time.perf_counter()
-
-    def __enter__(self) -> None:
-        self._mark()
-
-    def __exit__(self, *_: object) -> None:
-        self._mark()
-
-    def _mark(self) -> None:
-        if self.on_gpu:
-            mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            mark.record()
-            self.marks.append(mark)
-        else:
-            self.marks.append(time.perf_counter())
-
-    def elapsed(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self.began
-
-    def share(self) -> float:
-        """Of the time since it was made, that the device had work."""
-        return self._seconds() / self.elapsed()
-
-    def _seconds(self) -> float:
-        pairs = zip(self.marks[::2], self.marks[1::2], strict=True)
-        if self.on_gpu:
-            torch.cuda.synchronize()
-            return float(sum(began.elapsed_time(ended) for began, ended in pairs) / 1000)
-        return float(sum(ended - began for began, ended in pairs))
-
-
-def _log(path: Path, epoch: int, epochs: int, numbers: Mapping[str, str], watched: Mapping[str, float]) -> None:
-    """Append one epoch and tell it, dropping lines of epochs that a stopped run had logged but not kept."""
-    rows: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
-    more = {name: f"{loss:.6f}" for name, loss in watched.items()}
-    rows.append({"epoch": str(epoch), **{name: numbers[name] for name in COLUMNS}, **more})
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    said = "".join(f", {name.replace('_', ' ')} {loss:.4f}" for name, loss in watched.items())
-    logger.info("epoch %d of %d: loss %.4f%s", epoch, epochs, float(numbers["loss"]), said)
