@@ -66,7 +66,7 @@ def test_windows_and_slices_of_the_body_box_alone_are_run(weights: Path) -> None
 
 def test_operations_of_a_convolution_by_hand(tmp_path: Path) -> None:
     """3x3x3 filters from 2 to 5 channels on 8x6x4 voxels; then 2x2x2 up-convolutions from 5 to 3."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch (extra: train) is not installed")
     network = torch.nn.Sequential(torch.nn.Conv3d(2, 5, 3, padding=1), torch.nn.ConvTranspose3d(5, 3, 2, 2)).eval()
     program = torch.onnx.export(network, (torch.zeros(1, 2, 8, 6, 4),), dynamo=True, verbose=False)
     program.save(str(tmp_path / NETWORK))

@@ -18,7 +18,7 @@ from test_cli import MASK, PET, files, folder, weights  # noqa: F401
 
 from l2snet.volume import read_volume
 
-models = pytest.importorskip("sagemaker_shim.models")
+models = pytest.importorskip("sagemaker_shim.models", reason="sagemaker-shim==0.3.0a2 is not installed")
 
 START = "import sys; from l2snet.cli import main; main(['predict', *sys.argv[1:]])"
 

@@ -219,10 +219,7 @@ def _stored(path: Path, header: Dataset, what: str) -> Array:
         pixels: Array = read_whole(path).pixel_array
     except InputError as error:
         raise InputError(f"{what} {path.name} {error}") from error
-    except (
-        *(RuntimeError, ValueError, AttributeError, NotImplementedError, OSError, EOFError),
-        *(struct.error, zlib.error),
-    ) as error:
+    except (RuntimeError, ValueError, AttributeError, OSError, EOFError, struct.error, zlib.error) as error:
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         named = "no TransferSyntaxUID" if syntax is None else syntax.name
         raise InputError(
