@@ -105,7 +105,7 @@ def test_calibration_leaves_the_trap_and_its_cases_count_as_seen(
 ) -> None:
     assert run(name, weights, "validate", studies, "--device", "cpu", "--record", "before") == 0
     assert run(name, weights, "calibrate", studies, "--device", "cpu") == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "Choice(" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": Dice " in line]
     method = loaded(name, weights)
     assert len(lines) == np.prod([len(values) for values in method.candidates.values()])
     assert sum(line.startswith("*") for line in lines) == 1
