@@ -26,8 +26,10 @@ def adaptive(
     -------
     (z, y, x) uint8, 0 or 1.
     """
-    sure, likely = (probability > np.float32(threshold) for threshold in (off_cue, on_cue))
-    return np.where(cue > cue_threshold, likely, sure).view(np.uint8)
+    mask: Array = probability > np.float32(off_cue)
+    on = cue > cue_threshold
+    mask[on] = probability[on] > np.float32(on_cue)
+    return mask.view(np.uint8)
 
 
 def cued(
@@ -38,8 +40,12 @@ def cued(
     Not the paper's: the cue says where lesions are, and off it the 3D network may outline them but find no other.
     Parameters and result are those of `adaptive`.
     """
-    mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold).view(bool)
-    return np.asarray(ndimage.binary_propagation(mask & (cue > cue_threshold), CONNECTIVITY, mask)).view(np.uint8)
+    mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold)
+    for box in ndimage.find_objects(mask):  # one, around all of it: most of a grid is air
+        inside = mask[box].view(bool)
+        met = ndimage.binary_propagation(inside & (cue[box] > cue_threshold), CONNECTIVITY, inside)
+        mask[box] = met
+    return mask
 
 
 # Rules that thresholds alone make, by the name of the fusion.

@@ -206,17 +206,20 @@ class Volume:
     def to_grid(self, target: Geometry, outside: float, nearest: bool = False) -> Volume:
         """These voxels on another grid.
 
-        Where both grids hold the same voxels in another axis order, values are moved and not interpolated.
+        Where both grids have their voxels in the same places, as a box cut from the other or in another axis order,
+        values are moved and not interpolated.
 
         Parameters
         ----------
         outside : value where the target reaches beyond this volume.
         nearest : nearest neighbour (label maps) instead of trilinear interpolation.
         """
-        mine = self.canonical()
-        if mine.geometry.matches(target.canonical()):
+        mine, canonical = self.canonical(), target.canonical()
+        start = _whole_voxels(mine.geometry, canonical)
+        if start is not None:
+            array = _placed(mine.array, start, canonical.size, outside)
             axes, flips = target.canonical_axes()
-            array = mine.array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+            array = array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
             return Volume(np.ascontiguousarray(array.transpose(np.argsort(axes))), target)
         filter_ = sitk.ResampleImageFilter()
         filter_.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear)
@@ -239,6 +242,25 @@ class Volume:
     def from_sitk(cls, image: sitk.Image) -> Volume:
         """A volume from a 3D scalar SimpleITK image (a copy)."""
         return cls(sitk.GetArrayFromImage(image), _itk_geometry(image))
+
+
+def _whole_voxels(grid: Geometry, target: Geometry) -> tuple[int, ...] | None:
+    """Where in the target this grid's first voxel is, if all of its voxels are where the target has its own."""
+    away = np.asarray(target.direction).T @ np.subtract(grid.origin_mm, target.origin_mm) / target.spacing_mm
+    start = _triple(round(float(v)) for v in away)
+    return start if target.crop(start, grid.size).matches(grid) else None
+
+
+def _placed(array: Array, start: tuple[int, ...], size: tuple[int, ...], outside: float) -> Array:
+    """The part of an array that lies in a grid of `size`, in whose voxels it begins at `start`; `outside` around it."""
+    pairs = [(max(0, at), min(n, at + mine)) for at, mine, n in zip(start, array.shape, size, strict=True)]
+    part = array[tuple(slice(low - at, max(high - at, 0)) for (low, high), at in zip(pairs, start, strict=True))]
+    if part.shape == size:
+        return part
+    whole_array = np.full(size, outside, array.dtype)
+    if part.size:
+        whole_array[tuple(slice(low, high) for low, high in pairs)] = part
+    return whole_array
 
 
 def read_volume(path: Path, what: str, keep_integers: bool = False) -> Volume:

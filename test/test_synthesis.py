@@ -248,6 +248,19 @@ def test_what_is_drawn_as_tumour_can_be_seen(anatomy: Anatomy, background: float
     assert suv[mask].min() > background + 0.5 * (peak - background)
 
 
+def test_a_fading_rim_is_drawn_where_it_is_plainly_hot(anatomy: Anatomy) -> None:
+    """Its surface has 0.35 of the peak: hardly more than what is around, or by itself hot enough."""
+    liver = np.argwhere(anatomy.tissues == Tissue.LIVER).mean(axis=0) * SPACING
+    ml = {}
+    for peak in (4.0, 24.0):
+        suv, hu = np.full(anatomy.tissues.shape, 1.0, np.float32), np.zeros(anatomy.tissues.shape, np.float32)
+        lesion = replace(_ball(peak, 60.0, tuple(liver)), fading=0.7)
+        mask = grow_lesions(anatomy, [lesion], suv, hu, (4.0, 4.0, 4.0), 0.0, [], np.random.default_rng(0))
+        ml[peak] = mask.sum() * np.prod(SPACING) / 1000
+    assert ml[24.0] == pytest.approx(60.0, rel=0.15)
+    assert ml[4.0] < 0.75 * ml[24.0]
+
+
 def test_real_tumours_are_pasted_with_their_texture(anatomy: Anatomy) -> None:
     real = np.ones((8, 8, 8), np.float32)
     real[:, :4] = 0.5

@@ -242,6 +242,25 @@ def test_crop_of_an_oblique_grid_keeps_places():
     assert box.crop((-1, -2, -3), (5, 6, 7)).matches(oblique())
 
 
+@pytest.mark.parametrize("start", [(1, 2, 3), (-1, -2, 0), (0, 1, -2), (9, 0, 0)])
+def test_a_grid_whose_voxels_lie_in_the_same_places_gets_them_as_they_are(
+    reorder: Reorder, start: tuple[int, int, int]
+):
+    """A box cut from a grid, one around it, one that reaches beyond it, one beside it."""
+    stored = numbered(PLAIN)
+    for grid in (PLAIN, oblique()):
+        box = reorder(numbered(grid.crop(start, (3, 4, 5)))).geometry
+        moved = stored.with_array(stored.array + np.float32(0.1)) if grid is PLAIN else numbered(grid)
+        found = moved.to_grid(box, outside=-1.0)
+        assert found.geometry == box
+        at = np.rint((indices(box).reshape(-1, 3) @ box.affine[:3, :3].T + box.affine[:3, 3] - grid.origin_mm)
+                     @ np.linalg.inv(grid.affine[:3, :3]).T).astype(int)  # fmt: skip
+        inside = ((at >= 0) & (at < grid.size)).all(axis=1)
+        expected = np.full(len(at), -1.0, np.float32)
+        expected[inside] = moved.array[tuple(at[inside].T)]
+        np.testing.assert_array_equal(found.array.ravel(), expected)
+
+
 def test_cover_of_an_aligned_grid():
     grid = Geometry((10, 20, 30), (3.0, 2.0, 2.0))
     # 30 x 40 x 60 mm from (z, y, x) = (-1.5, -1, -1); in 4 x 2 x 5 mm that is 7.5, 20 and 12 voxels.

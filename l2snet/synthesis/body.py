@@ -22,7 +22,7 @@ from l2snet.synthesis.tumours import Tumour
 from l2snet.volume import Array, Geometry, Volume
 
 # Raise it when a change alters the bodies that a seed gives.
-VERSION = 5
+VERSION = 6
 CT_MISSING = 0.12
 # Grids of PET scanners, (z, y, x) mm, for bodies that are not imaged on the organ map's own.
 SCANNER_GRIDS: tuple[Spacing, ...] = (

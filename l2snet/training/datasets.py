@@ -323,13 +323,17 @@ def _crop_with_margin(
 def read_crop(array: Readable, start: Sequence[int], size: Sequence[int], outside: float = 0.0) -> Array:
     """The part of the last axes that begins at `start`, float32; `outside` fills what lies beyond the array."""
     lead = array.ndim - len(size)
-    out = np.full(array.shape[:lead] + tuple(size), outside, dtype=np.float32)
+    out = np.empty(array.shape[:lead] + tuple(size), np.float32)
     source, target = [slice(None)] * lead, [slice(None)] * lead
     for n, at, wanted in zip(array.shape[lead:], start, size, strict=True):
         low, high = max(0, at), min(n, at + wanted)
         if low >= high:
+            out[:] = outside
             return out
         source.append(slice(low, high))
         target.append(slice(low - at, high - at))
-    out[tuple(target)] = array[tuple(source)]
+    part = array[tuple(source)]
+    if part.shape != out.shape:
+        out[:] = outside
+    out[tuple(target)] = part
     return out
