@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from l2snet.networks import build
-from l2snet.networks.blocks import NORMS, ChannelLayerNorm, WindowLayerNorm
+from l2snet.networks.blocks import NORMS, ChannelLayerNorm, Conv3x3, WindowLayerNorm
 from l2snet.networks.res2net_unet import ENCODER, Res2NetUNet
 from l2snet.networks.unet3d import UNet3D
 
@@ -217,7 +217,7 @@ def test_res2net_unet_encoder_is_res2net50_26w_4s(localizer: Res2NetUNet) -> Non
 def test_res2net_unet_decoder_stages(localizer: Res2NetUNet) -> None:
     assert len(localizer.decoder) == 5
     for stage, width in zip(localizer.decoder, (320, 256, 128, 64, 32), strict=True):
-        assert [type(layer) for layer in stage] == 2 * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        assert [type(layer) for layer in stage] == 2 * [Conv3x3, nn.BatchNorm2d, nn.ReLU]
         convolutions = [layer for layer in stage if isinstance(layer, nn.Conv2d)]
         assert [(c.kernel_size, c.out_channels) for c in convolutions] == 2 * [((3, 3), width)]
     assert count_of(localizer.decoder, nn.Conv2d) == 10
@@ -257,6 +257,39 @@ def test_res2net_unet_stride_sees_means_and_interpolates(localizer: Res2NetUNet)
         torch.testing.assert_close(network(image), expected)
     with pytest.raises(ValueError, match="stride is 0; expected at least 1"):
         Res2NetUNet(stride=0)
+
+
+@pytest.mark.parametrize(("before", "after", "many"), [(96, 64, True), (8, 4, False)])
+def test_gradients_of_many_weights_are_those_of_the_plain_convolution(before: int, after: int, many: bool) -> None:
+    ours, plain = Conv3x3(before, after), nn.Conv2d(before, after, 3, padding=1, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(2, before, 3, 5).to(memory_format=torch.channels_last)
+    results = []
+    for convolution in (ours, plain):
+        own = x.clone().requires_grad_()
+        y = convolution(own)
+        y.square().sum().backward()
+        results.append((y, own.grad, convolution.weight.grad))
+    assert ("ManyWeights" in str(ours(x).grad_fn)) is many
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert "ManyWeights" not in str(ours.eval()(x).grad_fn)
+
+
+def test_gradients_of_many_weights_in_bfloat16() -> None:
+    convolution = Conv3x3(96, 64)
+    x = torch.randn(2, 96, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolution(x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert convolution.weight.grad is not None
+    assert convolution.weight.grad.dtype == torch.float32
+    weight = convolution.weight.detach().clone().requires_grad_()
+    exact = nn.functional.conv2d(x, weight, padding=1)
+    exact.square().sum().backward()
+    apart = (convolution.weight.grad - weight.grad).norm() / weight.grad.norm()
+    assert apart < 0.01
 
 
 def test_res2net_unet_widths_are_a_setting() -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from l2snet.networks.blocks import Conv3x3
+
 ENCODER = "res2net50_26w_4s"
 
 
@@ -88,5 +90,5 @@ class Res2NetUNet(nn.Module):
 def _block(before: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (before, width):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        layers += [Conv3x3(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
