@@ -313,6 +313,20 @@ def test_a_cohort_is_written_once_and_read_by_training(organs: Volume, tmp_path:
         write_cohort(maps, out, 1, seed=10)
 
 
+def test_nothing_of_another_body_stays_in_a_folder(
+    organs: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volume(organs, tmp_path / "one.nii.gz", compress=True)
+    monkeypatch.setattr("l2snet.synthesis.body.CT_MISSING", 0.0)
+    write_cohort(tmp_path / "one.nii.gz", tmp_path / "out", 1, seed=10, spacing="6,6,6")
+    folder = tmp_path / "out" / "body_000010"
+    assert (folder / "CTres.nii.gz").is_file()
+    (tmp_path / "out" / "bodies.json").unlink()  # as when the program was killed before it wrote down the body
+    monkeypatch.setattr("l2snet.synthesis.body.CT_MISSING", 1.0)
+    write_cohort(tmp_path / "one.nii.gz", tmp_path / "out", 1, seed=10, spacing="6,6,6")
+    assert sorted(path.name for path in folder.iterdir()) == ["ORGANS.nii.gz", "SEG.nii.gz", "SUV.nii.gz"]
+
+
 def test_training_knows_whose_tumours_a_body_may_hold(organs: Volume, tmp_path: Path) -> None:
     """Weights trained on a body with the tumours of patients have seen these patients."""
     write_volume(organs, tmp_path / "maps" / "one.nii.gz", compress=True)

@@ -144,7 +144,9 @@ def _spacing_of(spacing: str, number: int) -> Spacing | None:
 
 
 def _write_study(case: Case, folder: Path) -> None:
-    """The SUV comes last, so that a study that has one is whole."""
+    """The SUV comes last, so that a study that has one is whole; nothing of an earlier body stays beside it."""
+    for name in (SUV, CT_RESAMPLED, LESIONS, ORGANS):
+        (folder / name).unlink(missing_ok=True)
     if case.ct is not None:
         rounded = np.rint(case.ct.array).astype(np.int16)
         write_volume(case.ct.with_array(rounded), folder / CT_RESAMPLED, compress=True)
