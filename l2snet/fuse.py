@@ -41,7 +41,7 @@ def cued(
     Parameters and result are those of `adaptive`.
     """
     mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold)
-    for box in ndimage.find_objects(mask):  # one, around all of it: most of a grid is air
+    for box in ndimage.find_objects(mask):  # one, around all of it, for most of a grid is air; none of an empty mask
         inside = mask[box].view(bool)
         met = ndimage.binary_propagation(inside & (cue[box] > cue_threshold), CONNECTIVITY, inside)
         mask[box] = met

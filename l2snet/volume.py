@@ -206,12 +206,12 @@ class Volume:
     def to_grid(self, target: Geometry, outside: float, nearest: bool = False) -> Volume:
         """These voxels on another grid.
 
-        Where both grids have their voxels in the same places, as a box cut from the other or in another axis order,
-        values are moved and not interpolated.
+        Where both grids have their voxels in the same places, to a tenth of a voxel, as a box cut from the other or in
+        another axis order, values are moved and not interpolated; the result may share memory with this volume.
 
         Parameters
         ----------
-        outside : value where the target reaches beyond this volume.
+        outside : value where the target reaches beyond this volume; the array's type must hold it.
         nearest : nearest neighbour (label maps) instead of trilinear interpolation.
         """
         mine, canonical = self.canonical(), target.canonical()

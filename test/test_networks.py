@@ -259,37 +259,47 @@ def test_res2net_unet_stride_sees_means_and_interpolates(localizer: Res2NetUNet)
         Res2NetUNet(stride=0)
 
 
-@pytest.mark.parametrize(("before", "after", "many"), [(96, 64, True), (8, 4, False)])
-def test_gradients_of_many_weights_are_those_of_the_plain_convolution(before: int, after: int, many: bool) -> None:
-    ours, plain = Conv3x3(before, after), nn.Conv2d(before, after, 3, padding=1, bias=False)
+def _by_matmul(result: torch.Tensor) -> bool:
+    return "ConvByMatmul" in str(result.grad_fn)
+
+
+@pytest.mark.parametrize(("channels", "by_matmul"), [((96, 64), True), ((8, 4), False)])
+def test_weight_gradients_by_matmul_are_those_of_the_convolution(channels: tuple[int, int], by_matmul: bool) -> None:
+    ours, plain = Conv3x3(*channels), nn.Conv2d(*channels, 3, padding=1, bias=False)
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(2, before, 3, 5).to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels[0], 3, 5).to(memory_format=torch.channels_last)
     results = []
     for convolution in (ours, plain):
         own = x.clone().requires_grad_()
         y = convolution(own)
+        assert _by_matmul(y) is (by_matmul and convolution is ours)
         y.square().sum().backward()
         results.append((y, own.grad, convolution.weight.grad))
-    assert ("ManyWeights" in str(ours(x).grad_fn)) is many
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    assert "ManyWeights" not in str(ours.eval()(x).grad_fn)
+    assert not _by_matmul(ours.eval()(x))
 
 
-def test_gradients_of_many_weights_in_bfloat16() -> None:
-    convolution = Conv3x3(96, 64)
-    x = torch.randn(2, 96, 3, 5)
+def test_weight_gradients_by_matmul_in_bfloat16() -> None:
+    convolution, x = Conv3x3(96, 64), torch.randn(2, 96, 3, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         y = convolution(x)
     assert y.dtype == torch.bfloat16
+    assert _by_matmul(y)
     y.float().square().sum().backward()
-    assert convolution.weight.grad is not None
-    assert convolution.weight.grad.dtype == torch.float32
-    weight = convolution.weight.detach().clone().requires_grad_()
-    exact = nn.functional.conv2d(x, weight, padding=1)
-    exact.square().sum().backward()
-    apart = (convolution.weight.grad - weight.grad).norm() / weight.grad.norm()
-    assert apart < 0.01
+    weight, exact_x = (one.detach().clone().requires_grad_() for one in (convolution.weight, x))
+    nn.functional.conv2d(exact_x, weight, padding=1).square().sum().backward()
+    for mine, theirs in ((convolution.weight.grad, weight.grad), (x.grad, exact_x.grad)):
+        assert mine is not None
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_weight_gradients_by_matmul_of_frozen_weights() -> None:
+    convolution, x = Conv3x3(96, 64).requires_grad_(False), torch.randn(2, 96, 3, 5, requires_grad=True)
+    convolution(x).sum().backward()
+    assert convolution.weight.grad is None
+    assert x.grad is not None
 
 
 def test_res2net_unet_widths_are_a_setting() -> None:

@@ -317,14 +317,26 @@ def test_nothing_of_another_body_stays_in_a_folder(
     organs: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_volume(organs, tmp_path / "one.nii.gz", compress=True)
-    monkeypatch.setattr("l2snet.synthesis.body.CT_MISSING", 0.0)
-    write_cohort(tmp_path / "one.nii.gz", tmp_path / "out", 1, seed=10, spacing="6,6,6")
     folder = tmp_path / "out" / "body_000010"
-    assert (folder / "CTres.nii.gz").is_file()
-    (tmp_path / "out" / "bodies.json").unlink()  # as when the program was killed before it wrote down the body
+    folder.mkdir(parents=True)
+    # As where the program was killed before it noted the body.
+    for name in ("donors.json", "CTres.nii.gz", "SUV.nii.gz"):
+        (folder / name).write_text("[]")
     monkeypatch.setattr("l2snet.synthesis.body.CT_MISSING", 1.0)
     write_cohort(tmp_path / "one.nii.gz", tmp_path / "out", 1, seed=10, spacing="6,6,6")
     assert sorted(path.name for path in folder.iterdir()) == ["ORGANS.nii.gz", "SEG.nii.gz", "SUV.nii.gz"]
+    assert len(read_study(folder, ct_optional=True).suv.array)
+
+
+def test_a_cold_core_is_in_the_mask_where_it_is_drawn_so(anatomy: Anatomy) -> None:
+    liver = np.argwhere(anatomy.tissues == Tissue.LIVER).mean(axis=0) * SPACING
+    ml = {}
+    for in_mask in (True, False):
+        suv, hu = np.full(anatomy.tissues.shape, 1.0, np.float32), np.zeros(anatomy.tissues.shape, np.float32)
+        lesion = replace(_ball(12.0, 60.0, tuple(liver)), core=0.6, core_suv=0.05, core_in_mask=in_mask)
+        mask = grow_lesions(anatomy, [lesion], suv, hu, (4.0, 4.0, 4.0), 0.0, [], np.random.default_rng(0))
+        ml[in_mask] = mask.sum() * np.prod(SPACING) / 1000
+    assert ml[True] > 1.1 * ml[False]
 
 
 def test_training_knows_whose_tumours_a_body_may_hold(organs: Volume, tmp_path: Path) -> None:

@@ -242,23 +242,44 @@ def test_crop_of_an_oblique_grid_keeps_places():
     assert box.crop((-1, -2, -3), (5, 6, 7)).matches(oblique())
 
 
-@pytest.mark.parametrize("start", [(1, 2, 3), (-1, -2, 0), (0, 1, -2), (9, 0, 0)])
-def test_a_grid_whose_voxels_lie_in_the_same_places_gets_them_as_they_are(
-    reorder: Reorder, start: tuple[int, int, int]
-):
-    """A box cut from a grid, one around it, one that reaches beyond it, one beside it."""
-    stored = numbered(PLAIN)
-    for grid in (PLAIN, oblique()):
-        box = reorder(numbered(grid.crop(start, (3, 4, 5)))).geometry
-        moved = stored.with_array(stored.array + np.float32(0.1)) if grid is PLAIN else numbered(grid)
-        found = moved.to_grid(box, outside=-1.0)
-        assert found.geometry == box
-        at = np.rint((indices(box).reshape(-1, 3) @ box.affine[:3, :3].T + box.affine[:3, 3] - grid.origin_mm)
-                     @ np.linalg.inv(grid.affine[:3, :3]).T).astype(int)  # fmt: skip
-        inside = ((at >= 0) & (at < grid.size)).all(axis=1)
-        expected = np.full(len(at), -1.0, np.float32)
-        expected[inside] = moved.array[tuple(at[inside].T)]
-        np.testing.assert_array_equal(found.array.ravel(), expected)
+LARGER = replace(PLAIN, size=(5, 6, 7))
+# Where a box begins in a grid of (5, 6, 7) voxels, and its size.
+BOXES = {
+    "inside": ((1, 2, 3), (3, 3, 2)),
+    "around": ((-1, -2, -1), (8, 9, 9)),
+    "across its edge": ((-1, 2, 4), (4, 2, 6)),
+    "along its side": ((0, 0, 2), (5, 6, 9)),
+    "beside": ((9, 0, 0), (2, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+@pytest.mark.parametrize("grid", [LARGER, oblique()], ids=["aligned", "oblique"])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_voxels_are_moved_between_boxes_of_one_grid(
+    reorder: Reorder, grid: Geometry, box: tuple[tuple[int, ...], tuple[int, ...]], kind: type,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    stored = Volume(numbered(grid).array.astype(kind), grid)
+    start, size = box
+    target = reorder(numbered(grid.crop(start, size))).geometry
+    index = np.rint((target.world(indices(target)) - grid.origin_mm) @ np.linalg.inv(grid.affine[:3, :3]).T).astype(int)
+    inside = ((index >= 0) & (index < grid.size)).all(axis=-1)
+    expected = np.full(target.size, 9, kind)
+    expected[inside] = stored.array[tuple(index[inside].T)]
+    monkeypatch.setattr("SimpleITK.ResampleImageFilter", lambda: pytest.fail("voxels were interpolated"))
+    for source in (stored, reorder(stored)):
+        found = source.to_grid(target, outside=9)
+        assert found.geometry == target
+        np.testing.assert_array_equal(found.array, expected)
+
+
+@pytest.mark.parametrize(("apart", "moved"), [(0.09, True), (0.11, False)])
+def test_voxels_a_tenth_of_one_apart_are_interpolated(apart: float, moved: bool):
+    stored = numbered(LARGER)
+    shifted = replace(LARGER.crop((1, 1, 1), (2, 2, 2)), origin_mm=(11.0 + apart, 22.0, 33.0))
+    found = stored.to_grid(shifted, outside=-1.0).array
+    assert np.array_equal(found, stored.array[1:3, 1:3, 1:3]) is moved
 
 
 def test_cover_of_an_aligned_grid():

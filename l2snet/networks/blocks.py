@@ -70,26 +70,32 @@ def _mean_of_means(x: Tensor) -> Tensor:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution without bias that keeps the size, and on a CPU takes the gradient of many weights at once.
+    """A 3x3 convolution without bias that keeps the size; on a CPU, its weight gradient by matrix products at times.
 
-    Where there are more weights than values before and after it, as where a decoder begins, oneDNN goes through all of
-    the weights for each row of each slice; nine matrix products go through them once, several times as fast.
+    Where weights outnumber activations, as where a decoder begins, oneDNN goes through all weights for every row of
+    every slice; nine matrix products go through them once, which is several times as fast.
     """
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__(before, after, 3, padding=1, bias=False)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, before, z, x) to (n, after, z, x)."""
-        values = x.numel() // self.in_channels * (self.in_channels + self.out_channels)
-        if not (self.training and x.device.type == "cpu" and self.weight.numel() > values):
+        """(n, in_channels, z, x) to (n, out_channels, z, x)."""
+        if not (self.training and x.device.type == "cpu" and self._has_more_weights_than_activations(x)):
             return super().forward(x)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        result: Tensor = _ManyWeights.apply(x.to(dtype), self.weight.to(dtype))
+        weight: Tensor = self.weight
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight = x.to(dtype), weight.to(dtype)
+        result: Tensor = _ConvByMatmul.apply(x, weight)
         return result
 
+    def _has_more_weights_than_activations(self, x: Tensor) -> bool:
+        pixels = x.numel() // self.in_channels
+        return self.weight.numel() > pixels * (self.in_channels + self.out_channels)
 
-class _ManyWeights(torch.autograd.Function):
+
+class _ConvByMatmul(torch.autograd.Function):
     """The convolution of `Conv3x3`, of an input and weights of one type."""
 
     @staticmethod
@@ -98,15 +104,19 @@ class _ManyWeights(torch.autograd.Function):
         return functional.conv2d(x, weight, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        to_x = None
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            to_x = torch.nn.grad.conv2d_input(x.shape, weight, gradient, padding=1)
-        rows, columns = x.shape[2:]
-        padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        after = gradient.permute(0, 2, 3, 1).reshape(-1, gradient.shape[1]).t()
-        to_weight = weight.new_empty(weight.shape[0], 3, 3, weight.shape[1])
-        for i, j in product(range(3), range(3)):
-            to_weight[:, i, j] = after @ padded[:, i : i + rows, j : j + columns].reshape(-1, x.shape[1])
-        return to_x, to_weight.permute(0, 3, 1, 2)
+            grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad_output, padding=1)
+        if ctx.needs_input_grad[1]:
+            out_channels, in_channels = weight.shape[:2]
+            height, width = x.shape[2:]
+            padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+            of_pixels = grad_output.permute(0, 2, 3, 1).reshape(-1, out_channels).t()
+            grad_weight = weight.new_empty(out_channels, 3, 3, in_channels)
+            for i, j in product(range(3), range(3)):
+                shifted = padded[:, i : i + height, j : j + width].reshape(-1, in_channels)
+                grad_weight[:, i, j] = of_pixels @ shifted
+            grad_weight = grad_weight.permute(0, 3, 1, 2)
+        return grad_x, grad_weight

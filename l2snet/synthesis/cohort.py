@@ -18,6 +18,7 @@ from l2snet.parallel import run_jobs
 from l2snet.progress import track
 from l2snet.sources.autopet import (
     CT_RESAMPLED,
+    DONORS,
     LESIONS,
     ORGANS,
     SUV,
@@ -115,6 +116,9 @@ class _Job:
 
 def _make(job: _Job, tumours: list[Tumour], donors: list[str]) -> None:
     organs = read_volume(job.organs, "organ map")
+    # Nothing of an earlier body may stay beside this one; the SUV, which tells that a study is whole, goes first.
+    for name in (SUV, DONORS, CT_RESAMPLED, LESIONS, ORGANS):
+        (job.folder / name).unlink(missing_ok=True)
     if donors:
         write_donors(donors, job.folder)
     _write_study(synthesize(organs, job.seed, Options(job.grid, tumours=tumours), job.folder.name), job.folder)
@@ -144,9 +148,7 @@ def _spacing_of(spacing: str, number: int) -> Spacing | None:
 
 
 def _write_study(case: Case, folder: Path) -> None:
-    """The SUV comes last, so that a study that has one is whole; nothing of an earlier body stays beside it."""
-    for name in (SUV, CT_RESAMPLED, LESIONS, ORGANS):
-        (folder / name).unlink(missing_ok=True)
+    """The SUV comes last, so that a study that has one is whole."""
     if case.ct is not None:
         rounded = np.rint(case.ct.array).astype(np.int16)
         write_volume(case.ct.with_array(rounded), folder / CT_RESAMPLED, compress=True)

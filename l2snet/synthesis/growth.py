@@ -20,10 +20,11 @@ BARRED = among(*GASES, Tissue.URINE, Tissue.METAL, Tissue.TOOTH, Tissue.GREY, Ti
 # Only tumours of that kind grow into these: elsewhere they would be told from normal uptake by nothing.
 RESERVED = {Tissue.KIDNEY: "kidney", Tissue.WHITE: "brain"}
 BONE = among(*BONES)
-# A voxel is drawn as tumour where at least half of it is, and where it stands out by this share of the peak, or by so
-# much that an expert would take it in however hot the rest is.
+# A voxel is drawn as tumour where at least half of it is, and where it stands out over what is around by this share of
+# the peak's excess: by no less than an eye tells from noise, and by no more than what an expert takes in anyhow, be the
+# rest ever so hot.
 HALF, VISIBLE = 0.5, 0.4
-MIN_VISIBLE_SUV, MAX_VISIBLE_SUV = 0.7, 2.5
+MIN_VISIBLE_EXCESS_SUV, MAX_VISIBLE_EXCESS_SUV = 0.7, 2.5
 # Parts of a tumour's mask that are smaller than this share of the largest are left out.
 CRUMB = 0.1
 MIN_EXCESS_SUV, MIN_EXCESS_OVER_BACKGROUND = 1.5, 1.0
@@ -219,7 +220,7 @@ def _paint(anatomy: Anatomy, lesion: Lesion, grown: Grown, suv: Array, mask: Arr
     here[inside] = np.maximum(relative[inside] * true, 0.15 * background)
     excess = ndimage.gaussian_filter(shape * np.maximum(here - background, 0), sigma, truncate=3)
     share = ndimage.gaussian_filter(shape, sigma, truncate=3)
-    visible = np.clip(VISIBLE * float(excess.max()), MIN_VISIBLE_SUV, MAX_VISIBLE_SUV)
+    visible = np.clip(VISIBLE * float(excess.max()), MIN_VISIBLE_EXCESS_SUV, MAX_VISIBLE_EXCESS_SUV)
     drawn = _without_crumbs((share > HALF * min(float(share.max()), 1.0)) & (excess > visible))
     if lesion.core_in_mask:
         drawn = ndimage.binary_fill_holes(drawn)

@@ -273,7 +273,7 @@ class StepByStepRecipe(Recipe):
 
 # For two CPU cores in bf16, at random start. Flipped left to right only: a body upside down is anatomy that a short
 # training can spare. Log SUV: on 0..35 all but the hottest organs look alike. On pixels of 6 x 4.1 mm, of which a slice
-# across the body costs a quarter. 58 x 52 cm: a body with its arms down is about as wide.
+# across the body costs a quarter. 58 cm high and 52 wide, as a body with its arms down is.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
     epochs=80,
