@@ -328,15 +328,15 @@ def test_nothing_of_another_body_stays_in_a_folder(
     assert len(read_study(folder, ct_optional=True).suv.array)
 
 
-def test_a_cold_core_is_in_the_mask_where_it_is_drawn_so(anatomy: Anatomy) -> None:
+def test_a_core_is_left_out_where_it_is_cold(anatomy: Anatomy) -> None:
     liver = np.argwhere(anatomy.tissues == Tissue.LIVER).mean(axis=0) * SPACING
     ml = {}
-    for in_mask in (True, False):
+    for core_suv in (0.05, 0.3):  # of a peak of 24: nothing over the background, and 6
         suv, hu = np.full(anatomy.tissues.shape, 1.0, np.float32), np.zeros(anatomy.tissues.shape, np.float32)
-        lesion = replace(_ball(12.0, 60.0, tuple(liver)), core=0.6, core_suv=0.05, core_in_mask=in_mask)
+        lesion = replace(_ball(24.0, 60.0, tuple(liver)), core=0.6, core_suv=core_suv, core_in_mask=False)
         mask = grow_lesions(anatomy, [lesion], suv, hu, (4.0, 4.0, 4.0), 0.0, [], np.random.default_rng(0))
-        ml[in_mask] = mask.sum() * np.prod(SPACING) / 1000
-    assert ml[True] > 1.1 * ml[False]
+        ml[core_suv] = mask.sum() * np.prod(SPACING) / 1000
+    assert ml[0.3] > 1.1 * ml[0.05]
 
 
 def test_training_knows_whose_tumours_a_body_may_hold(organs: Volume, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Lesion:
     axes : relative half-axes (3,), product 1; lobes : how many ellipsoids it is made of.
     irregular : how far its surface departs from them, over its radius.
     core : share of the radius that is necrotic; 0 for none. core_suv : its SUV over the rim's.
-    core_in_mask : whether the mask has it even where it is too cold to stand out.
+    core_in_mask : whether the mask has it even where it is too cold to stand out, if the rim is closed around it.
     patchy : standard deviation of the logarithm of SUV inside, over `grain` radii.
     fading : share of the radius over which the SUV falls off towards the surface.
     hu : CT number; bone : what a bone lesion does to bone's density (HU added).
