@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 
 class WindowLayerNorm(nn.Module):
@@ -108,7 +109,7 @@ class _ConvByMatmul(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad_output, padding=1)
+            grad_x = conv2d_input(x.shape, weight, grad_output, padding=1)  # type: ignore[no-untyped-call]
         if ctx.needs_input_grad[1]:
             out_channels, in_channels = weight.shape[:2]
             height, width = x.shape[2:]
