@@ -6,10 +6,8 @@ A voxel index ``i`` (array order) lies at ``origin_mm + direction @ (i * spacing
 
 from __future__ import annotations
 
-import gzip
 import logging
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
@@ -47,8 +45,6 @@ INTEGER_PIXELS = (
     *(sitk.sitkInt8, sitk.sitkInt16, sitk.sitkInt32, sitk.sitkInt64),
 )
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
-# What ITK writes before the voxels of a NIfTI file.
-NIFTI_HEADER_BYTES = 352
 
 
 @dataclass(frozen=True)
@@ -311,26 +307,7 @@ def write_volume(volume: Volume, path: Path, compress: bool) -> None:
     with whole(path) as aside:
         sitk.WriteImage(volume.to_sitk(), str(aside), useCompression=compress)
         if suffix in nifti.SUFFIXES:
-            _check_nifti_written(aside, volume.array.nbytes)
-
-
-def _check_nifti_written(path: Path, voxel_bytes: int) -> None:
-    """ITK only prints that a disk is full while it writes NIfTI, and leaves a file that is cut off.
-
-    Raises
-    ------
-    OSError : the file holds fewer bytes than its header and voxels have, or its packing has no end.
-    """
-    written = 0
-    with (
-        suppress(EOFError, zlib.error),
-        gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file,
-    ):
-        while chunk := file.read(1 << 20):
-            written += len(chunk)
-        if written >= NIFTI_HEADER_BYTES + voxel_bytes:
-            return
-    raise OSError("the file was cut off; is the disk full?")
+            nifti.check_written(aside, volume.array.nbytes)
 
 
 def _read(path: Path, keep_integers: bool) -> Volume:

@@ -5,11 +5,13 @@ Not read by ITK, which fills a file that is cut off, and NaN, with zeros, and ta
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ Array = NDArray[Any]
 
 SUFFIXES = (".nii", ".nii.gz")
 PACKED = ".gz"
+# What ITK writes before the voxels.
+HEADER_BYTES = 352
 # NIfTI's world is RAS, ours is LPS; and its unit may be another.
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNITS_MM = {"meter": 1000.0, "micron": 0.001}
@@ -106,3 +110,22 @@ def _own_errors() -> Iterator[None]:
         yield
     except (ImageFileError, HeaderDataError, OverflowError, TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
+
+
+def check_written(path: Path, voxel_bytes: int) -> None:
+    """ITK only prints that a disk is full while it writes NIfTI, and leaves a file that is cut off.
+
+    Raises
+    ------
+    OSError : the file holds fewer bytes than its header and voxels have, or its packing has no end.
+    """
+    written = 0
+    with (
+        suppress(EOFError, zlib.error),
+        gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file,
+    ):
+        while chunk := file.read(1 << 20):
+            written += len(chunk)
+        if written >= HEADER_BYTES + voxel_bytes:
+            return
+    raise OSError("the file was cut off; is the disk full?")
