@@ -35,18 +35,24 @@ def adaptive(
 def cued(
     probability: Array, cue: Array, on_cue: float = 0.1, off_cue: float = 0.5, cue_threshold: float = 0.5
 ) -> Array:
-    """The adaptive mask without those of its 18-connected components that no voxel of the cue lies in.
+    """The adaptive mask, of whose 18-connected components only the cue's part is left where that is a small part.
 
-    Not the paper's: the cue says where lesions are, and off it the 3D network may outline them but find no other.
-    Parameters and result are those of `adaptive`.
+    Not the paper's: the cue says where lesions are, and off it the 3D network may outline them but find no other, nor
+    take in a whole muscle for a spot of cue on it. A component stays whole where at least `LEAST_SEEN` of its voxels
+    lie on the cue. Parameters and result are those of `adaptive`.
     """
     mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold)
     for box in ndimage.find_objects(mask):  # one, around all of it, for most of a grid is air; none of an empty mask
-        inside = mask[box].view(bool)
-        met = ndimage.binary_propagation(inside & (cue[box] > cue_threshold), CONNECTIVITY, inside)
-        mask[box] = met
+        on = cue[box] > cue_threshold
+        labels, count = ndimage.label(mask[box], CONNECTIVITY)
+        voxels, seen = (np.bincount(labels[part], minlength=count + 1) for part in (labels > 0, on))
+        whole = seen >= LEAST_SEEN * voxels
+        mask[box] &= on | whole[labels]
     return mask
 
+
+# Of a component's voxels, on the cue, for it to be kept whole.
+LEAST_SEEN = 0.1
 
 # Rules that thresholds alone make, by the name of the fusion.
 RULES = {"cued": cued, "adaptive": adaptive}

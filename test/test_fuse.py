@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2snet.fuse import adaptive, components, cued
+from l2snet.fuse import LEAST_SEEN, adaptive, components, cued
 
 Runs = dict[tuple[int, int], float]
 LENGTH = 400
@@ -70,13 +70,19 @@ def test_adaptive_never_adds_when_a_threshold_rises():
 # --- cued ---
 
 
-def test_cued_keeps_components_that_meet_the_cue_whole():
+def test_cued_keeps_components_whole_of_which_the_cue_has_a_tenth():
     probability = line({(2, 10): 0.6, (20, 30): 0.6, (24, 25): 0.2, (40, 45): 0.2})
     cue = line({(9, 12): 0.8, (24, 25): 0.8, (40, 42): 0.8, (60, 70): 0.8})
     mask = cued(probability, cue, on_cue=0.1, off_cue=0.5, cue_threshold=0.7)
     assert mask.dtype == np.uint8
     # The faint voxel of the second lies on the cue and joins its halves; of the third only what lies on the cue.
     assert np.flatnonzero(mask[0, 0]).tolist() == [*span(2, 10), *span(20, 30), 40, 41]
+
+
+def test_cued_leaves_of_a_component_only_the_cue_where_that_is_a_small_part_of_it():
+    probability, cue = line({(0, 30): 0.9, (40, 70): 0.9}), line({(4, 6): 0.8, (44, 47): 0.8})
+    assert LEAST_SEEN == 0.1
+    assert np.flatnonzero(cued(probability, cue)).tolist() == [4, 5, *span(40, 70)]
 
 
 def test_cued_leaves_out_components_that_the_cue_is_beside():

@@ -16,6 +16,7 @@ import pytest
 from reports import CUE, HOSTILE, MANIFEST, OFF, ON, at_thresholds, phantom, sample
 
 from l2snet.evaluation.metrics import measure
+from l2snet.fuse import cued
 from l2snet.measure.table import lesion_row, patient_row
 from l2snet.predict import REPORT
 from l2snet.report.casepage import Options
@@ -331,6 +332,17 @@ def test_the_floor_is_taken_as_the_program_takes_it(visit: Open, tmp_path: Path)
     fuse = "L2S.fuse(window.found, { off: 0.5, on: null, cued: false }, { suv_floor: floor }, [1, 1, 1])[0]"
     assert page.evaluate(f"floor => {fuse}", 0.7) == int(np.float32(0.7) >= np.float32(0.7)) == 1
     assert page.evaluate(f"floor => {fuse}", 0.71) == 0
+
+
+@pytest.mark.parametrize("seen", [2, 3])
+def test_a_component_is_cut_to_the_cue_where_the_program_cuts_it(visit: Open, tmp_path: Path, seen: int) -> None:
+    write_files(phantom(), tmp_path / REPORT, Options(), pictures=False)
+    page = visit(tmp_path / REPORT)
+    probability = np.full((1, 1, 30), 0.9, np.float32)
+    cue = (np.arange(30) < seen).astype(np.float32)[None, None]
+    found = {"index": list(range(30)), "suv": [5] * 30, "probability": [0.9] * 30, "on_cue": cue.ravel().tolist()}
+    fuse = "[...L2S.fuse(found, { off: 0.5, on: 0.1, cued: true }, L2S.data('l2snet-data').viewer.rules, [30, 1, 1])]"
+    assert page.evaluate(f"found => {fuse}", found) == cued(probability, cue).ravel().tolist()
 
 
 def test_the_printed_caption_follows_the_window(visit: Open, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ Manifest = Mapping[str, Any]
 class Rule:
     """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`.
 
-    Where it is `cued`, components that do not meet the cue are left out.
+    Where it is `cued`, of components that the cue hardly meets only its part is left (`l2snet.fuse.cued`).
     """
 
     off: float

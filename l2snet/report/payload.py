@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from l2snet.fuse import LEAST_SEEN
 from l2snet.measure.peak import sphere_weights
 from l2snet.report.findings import LEAST_THRESHOLD, Findings
 from l2snet.report.manifest import Rule
@@ -58,7 +59,11 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
         "voxel_ml": geometry.voxel_ml,
         "suv_levels": suv_levels.tolist(),
         "surface_m2": findings.surface_m2,
-        "rules": {"smallest_ml": findings.rules.smallest_ml, "suv_floor": findings.rules.suv_floor},
+        "rules": {
+            "smallest_ml": findings.rules.smallest_ml,
+            "suv_floor": findings.rules.suv_floor,
+            "least_seen": LEAST_SEEN,
+        },
         "map_levels": MAP_LEVELS,
         **dict.fromkeys(("hu_levels", "rule")),
     }

@@ -4,12 +4,14 @@
    and, with a cue, on_cue. See l2snet/fuse.py and l2snet/measure. */
 
 /* Whether each voxel is in the mask: its probability above `on` where the cue is, above `off` elsewhere; where the rule
-   is cued, not in a component that does not meet the cue. */
-L2S.fuse = (found, rule, { suv_floor }, size) => {
+   is cued, only the cue's part of a component of which the cue has less than `least_seen`. */
+L2S.fuse = (found, rule, { suv_floor, least_seen }, size) => {
   const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = Math.fround(suv_floor);
   const inside = Uint8Array.from(found.probability, (p, i) => p > (found.on_cue?.[i] ? on : off));
-  if (rule.cued) for (const part of L2S.components(found.index, inside, size))
-    if (!part.some(i => found.on_cue[i])) part.forEach(i => { inside[i] = 0; });
+  if (rule.cued) for (const part of L2S.components(found.index, inside, size)) {
+    const unseen = part.filter(i => !found.on_cue[i]);
+    if (part.length - unseen.length < least_seen * part.length) unseen.forEach(i => { inside[i] = 0; });
+  }
   return inside.map((marked, i) => marked && found.suv[i] >= floor ? 1 : 0);
 };
 
