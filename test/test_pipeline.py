@@ -167,6 +167,30 @@ def test_neighbouring_slices_are_stacked_and_clamped_at_the_ends() -> None:
     np.testing.assert_allclose(cue[5, :, 5] * 1000, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize(("step", "slices"), [(3, 1), (5, 1), (3, 3), (7, 5)])
+def test_of_each_slice_step_the_middle_slice_is_looked_at_with_its_own_neighbours(step: int, slices: int) -> None:
+    body = prepare(body_case())
+    depth = body.suv.shape[1]
+    count = 0
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += len(batch)
+        return batch.mean(axis=1, keepdims=True)
+
+    every = Network(config(LOCALIZER, slices=slices), "", "", run)
+    whole = localize(replace(body, mask=np.ones(body.mask.shape, bool)), every)
+    count = 0
+    cue = localize(body, Network(config(LOCALIZER, slices=slices, slice_step=step), "", "", run))
+    assert 0 < count <= -(-depth // step)
+    middle = np.arange(step // 2, depth, step)
+    np.testing.assert_allclose(cue[:, middle], whole[:, middle] * body.mask[:, middle], atol=1e-6)
+    one, two = whole[:, middle[1]], whole[:, middle[2]]
+    between = (one + (two - one) / step) * body.mask[:, middle[1] + 1]
+    np.testing.assert_allclose(cue[:, middle[1] + 1], between, atol=1e-6)
+    assert not cue[~body.mask].any()
+
+
 def test_slices_have_the_size_of_training() -> None:
     """Shorter ones are padded with air, longer ones run in overlapping parts; a voxel's result is blended of both."""
     body = prepare(body_case())
@@ -205,10 +229,11 @@ def test_skipping_air_changes_nothing_inside_the_body() -> None:
     assert calls["some"] < calls["all"]
     np.testing.assert_array_equal(some[mask], all_windows[mask])
     assert not some[~mask].any()
-    localizer = pet_network(LOCALIZER)
-    np.testing.assert_array_equal(
-        localize(replace(body, mask=mask), localizer)[mask], localize(everything, localizer)[mask]
-    )
+    for step in (1, 3):
+        localizer = Network(config(LOCALIZER, slice_step=step), "", "", pet_network(LOCALIZER).run)
+        np.testing.assert_array_equal(
+            localize(replace(body, mask=mask), localizer)[mask], localize(everything, localizer)[mask]
+        )
 
 
 def test_the_batch_size_changes_no_voxel() -> None:

@@ -734,21 +734,6 @@ def test_write_cues_records_who_made_them_and_what_it_had_seen(
         np.testing.assert_allclose(case.cue, case.suv.astype(np.float32) / 35, atol=2e-3)
 
 
-@pytest.mark.parametrize("every", [2, 3])
-def test_a_cue_of_every_so_many_slices_is_that_of_the_middle_one(
-    tmp_path: Path, cases: list[CachedCase], every: int
-) -> None:
-    localizer = fake_localizer([], "ab" * 32)
-    coarse = write_cues(cases, [localizer], tmp_path / "coarse", every)
-    whole = write_cues(cases, [localizer], tmp_path / "whole")
-    for one, other in zip(coarse, whole, strict=True):
-        assert one.cue is not None and other.cue is not None and one.cue_path != other.cue_path
-        depth = other.cue.shape[1]
-        middle = np.minimum(np.arange(depth) // every * every + every // 2, depth - 1)
-        np.testing.assert_array_equal(one.cue, other.cue[:, middle])
-        assert (one.cue != other.cue).any()
-
-
 def test_cues_are_computed_once_by_each_localizer(tmp_path: Path, cases: list[CachedCase]) -> None:
     """Two runs on one cache, with two localizers: neither sees the other's cues."""
     calls: list[str] = []

@@ -87,8 +87,7 @@ def train_segmenter(
         watch = cached_cases(options.watch or [], options.cache, resample_ct=options.resample_ct)
         check_watched(cases, watch, options.pretrained)  # before the cues, which take long
         if localizer:
-            localizers = [load(folder, options.device, Precision.fast) for folder in localizer]
-            cases = write_cues(cases, localizers, run, chosen.stride[1])
+            cases = write_cues(cases, [load(folder, options.device, Precision.fast) for folder in localizer], run)
     if not localizer:
         chosen = replace(chosen, cue_weight=0.0)
     train_segmenter(

@@ -112,10 +112,10 @@ class L2SNetPlan:
         if not fold.is_done(WEIGHTS, SEGMENTER):
             with in_turn(fold.machine.device):
                 localizers = [fold.load(name, LOCALIZER, "fast") for name in inner]
-                with_cues = write_cues(cases, localizers, fold.run(WEIGHTS, SEGMENTER), self.segmenter.stride[1])
+                with_cues = write_cues(cases, localizers, fold.run(WEIGHTS, SEGMENTER))
             self._segmenter(fold, WEIGHTS, with_cues, self.segmenter)
         for name in inner:
-            cue = cue_name(read_sums(fold.weights(name, LOCALIZER))[NETWORK], self.segmenter.stride[1])
+            cue = cue_name(read_sums(fold.weights(name, LOCALIZER))[NETWORK])
             for case in cases:
                 replace(case, cue_name=cue).cue_path.unlink(missing_ok=True)
 

@@ -116,6 +116,7 @@ class LocalizerRecipe(PolynomialRecipe):
 
     crop: tuple[int, int] = (320, 384)  # (z, x)
     slices: int = 1  # neighbouring coronal slices as channels
+    slice_step: int = 1  # coronal slices of which inference looks at one
     lesion_share: float = 0.2  # of each batch
     hot_share: float = 0.0  # of slices whose crop holds normal uptake; the rest may lie anywhere
     cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
@@ -136,7 +137,7 @@ class LocalizerRecipe(PolynomialRecipe):
     @property
     def inference(self) -> dict[str, Any]:
         """PET alone, in slices as large as those of training."""
-        return {"pet": self.pet, "slices": self.slices, "window": self.crop}
+        return {"pet": self.pet, "slices": self.slices, "slice_step": self.slice_step, "window": self.crop}
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ SMALL_LOCALIZER = LocalizerRecipe(
     steps_per_epoch=50,
     batch=8,
     crop=(192, 256),
+    slice_step=3,
     stride=2,
     pet=LogScale(),
     lesion_share=0.4,
@@ -332,6 +334,7 @@ CROPS_LOCALIZER = replace(
     name="crops",
     epochs=4,
     crop=(96, 96),
+    slice_step=1,
     stride=1,
     pet=Window(0.0, 35.0, -1.0, 1.0),
     organ_weight=0.0,

@@ -21,7 +21,6 @@ from l2snet.export import load_network
 from l2snet.localize import localize
 from l2snet.networks import build
 from l2snet.organs import CLASSES
-from l2snet.preprocess import Body
 from l2snet.progress import track
 from l2snet.sources.autopet import find_studies, patients_among, patients_of, read_donors, read_study
 from l2snet.training.cache import CachedCase, write_case
@@ -29,7 +28,6 @@ from l2snet.training.datasets import Sample, SliceDataset, WindowDataset
 from l2snet.training.loop import CHECKPOINT, CUES, START, fit, start_record
 from l2snet.training.losses import BceDice
 from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
-from l2snet.volume import Array
 from l2snet.weights import NETWORK, ORGAN_HEAD, read_config, sha256
 
 logger = logging.getLogger(__name__)
@@ -325,14 +323,12 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
     network.load_state_dict(state)
 
 
-def cue_name(sha256: str, every: int = 1) -> str:
-    """Name of the cue by the localizer of this hash, which looked at one of `every` slices."""
-    return f"cue-{sha256[:12]}" + (f"-{every}" if every > 1 else "")
+def cue_name(sha256: str) -> str:
+    """Name of the cue by the localizer of this hash."""
+    return f"cue-{sha256[:12]}"
 
 
-def write_cues(
-    cases: Sequence[CachedCase], localizers: Sequence[Network], run: Path, every: int = 1
-) -> list[CachedCase]:
+def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: Path) -> list[CachedCase]:
     """Compute the location cue of every case by a localizer that did not see it, and record in the run which did.
 
     A cue that is there already, by the same weights, is kept.
@@ -341,8 +337,6 @@ def write_cues(
     ----------
     localizers : the first that did not see a case's patient gives its cue. Where all did, the first that saw them only
         in the weights it started from, else the first; a warning says for how many.
-    every : a localizer of single slices looks at the middle one of so many, whose cue all of them get: enough for a
-        segmenter that sees means of as many.
 
     Returns
     -------
@@ -370,20 +364,10 @@ def write_cues(
         "cases_their_localizer_was_trained_on": not_held_out,
     }
     start_record(run / CUES, json.dumps(record, indent=1) + "\n")
-    with_cues = {replace(case, cue_name=cue_name(one.sha256, every)): one for case, one in chosen.items()}
+    with_cues = {replace(case, cue_name=cue_name(one.sha256)): one for case, one in chosen.items()}
     for case, localizer in track(with_cues.items(), "cues", len(with_cues)):
         if not case.cue_path.is_file():
             aside = case.cue_path.with_suffix(".part.npy")
-            np.save(aside, _cue(case.body(), localizer, every).astype(np.float16))
+            np.save(aside, localize(case.body(), localizer).astype(np.float16))
             aside.replace(case.cue_path)
     return list(with_cues)
-
-
-def _cue(body: Body, localizer: Network, every: int) -> Array:
-    """(z, y, x) float32, from the middle one of `every` coronal slices, or from all where they have neighbours."""
-    if localizer.config.slices > 1:
-        return localize(body, localizer)
-    depth = body.suv.shape[1]
-    ys = np.minimum(np.arange(0, depth, every) + every // 2, depth - 1)
-    some = replace(body, suv=body.suv[:, ys], ct=None, mask=body.mask[:, ys])
-    return np.repeat(localize(some, localizer), every, axis=1)[:, :depth]
