@@ -9,6 +9,8 @@ from l2snet.volume import Array
 
 # 18-connected: faces and edges, as the challenge counts components.
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
+# Of a component's voxels, on the cue, for `cued` to keep all of it.
+LEAST_OVERLAP = 0.1
 
 
 def adaptive(
@@ -33,26 +35,33 @@ def adaptive(
 
 
 def cued(
-    probability: Array, cue: Array, on_cue: float = 0.1, off_cue: float = 0.5, cue_threshold: float = 0.5
+    probability: Array,
+    cue: Array,
+    on_cue: float = 0.1,
+    off_cue: float = 0.5,
+    cue_threshold: float = 0.5,
+    least_overlap: float = LEAST_OVERLAP,
 ) -> Array:
-    """The adaptive mask, of whose 18-connected components only the cue's part is left where that is a small part.
+    """The adaptive mask, of whose 18-connected components only what lies on the cue is left where that is little.
 
     Not the paper's: the cue says where lesions are, and off it the 3D network may outline them but find no other, nor
-    take in a whole muscle for a spot of cue on it. A component stays whole where at least `LEAST_SEEN` of its voxels
-    lie on the cue. Parameters and result are those of `adaptive`.
+    take in a whole muscle for a spot of cue on it. So a lower `off_cue` may leave less than a higher one. Parameters
+    and result are those of `adaptive`, and:
+
+    Parameters
+    ----------
+    least_overlap : of a component's voxels, 0 to 1, on the cue, for all of it to be kept; 0: one voxel will do.
     """
     mask = adaptive(probability, cue, on_cue, off_cue, cue_threshold)
     for box in ndimage.find_objects(mask):  # one, around all of it, for most of a grid is air; none of an empty mask
         on = cue[box] > cue_threshold
-        labels, count = ndimage.label(mask[box], CONNECTIVITY)
-        voxels, seen = (np.bincount(labels[part], minlength=count + 1) for part in (labels > 0, on))
-        whole = seen >= LEAST_SEEN * voxels
-        mask[box] &= on | whole[labels]
+        labels, _ = ndimage.label(mask[box], CONNECTIVITY)
+        voxels = _sizes(labels)
+        overlap = np.bincount(labels[on], minlength=len(voxels) + 1)[1:]
+        kept = (overlap > 0) & (overlap >= least_overlap * voxels)
+        mask[box] &= on | np.append(False, kept)[labels]
     return mask
 
-
-# Of a component's voxels, on the cue, for it to be kept whole.
-LEAST_SEEN = 0.1
 
 # Rules that thresholds alone make, by the name of the fusion.
 RULES = {"cued": cued, "adaptive": adaptive}

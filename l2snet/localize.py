@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import ndimage
 
 from l2snet.backend import BATCH, Network
 from l2snet.preprocess import Body, between_means, pad_to
@@ -25,10 +24,10 @@ def localize(body: Body, network: Network, flip: bool = False, batch: int = BATC
 
     Returns
     -------
-    (z, y, x) float32 in 0..1, zero outside the body. Only slices that meet the body are run, cut to the body box and
-    padded with air to the window of the network's config, or to its multiple where it has none. A network tells where
-    it looks from where the padding begins, so this is the size of its training; longer slices run in overlapping parts.
-    Of each `slice_step` of the config, the middle one is run, and what is between two of them is interpolated.
+    (z, y, x) float32 in 0..1, zero outside the body. Only slices that the body's voxels need are run, cut to the body
+    box and padded with air to the window of the network's config, or to its multiple where it has none. A network tells
+    where it looks from where the padding begins, so this is the size of its training; longer slices run in overlapping
+    parts. The middle one of every `slice_stride` (the config's) slices is run; the cue is interpolated between them.
     """
     config = network.config
     suv = config.pet(body.suv)
@@ -36,21 +35,26 @@ def localize(body: Body, network: Network, flip: bool = False, batch: int = BATC
     window = config.window or tuple(-(-n // config.multiple) * config.multiple for n in (tall, wide))
     air = float(config.pet(np.zeros(1, np.float32))[0])
     half = config.slices // 2
-    size = (max(tall, window[0]), 1, max(wide, window[1]))
+    stride = config.slice_stride
+    last = -depth % stride  # slices beyond the last that fill the last stride, as `means` does
+    size = (max(tall, window[0]), 1, max(wide, window[1]))  # along y nothing is padded, nor undone
     padded, undo = pad_to(suv, size, air)
     mask, _ = pad_to(body.mask, size, False)
     # The first and the last slice stand in for neighbours beyond them. The stack is a view: no voxel is copied for it.
-    clamped = np.pad(padded, ((0, 0), (half, half), (0, 0)), mode="edge") if half else padded
-    neighbours = np.moveaxis(sliding_window_view(clamped, config.slices, axis=1), -1, 0)
-    step = config.slice_step
-    if step > 1:
-        run = np.minimum(np.arange(0, depth, step) + step // 2, depth - 1)
-        # What a slice gives, counts for all voxels between the slices beside it.
-        neighbours, mask = neighbours[:, :, run], ndimage.maximum_filter1d(mask, 2 * step - 1, axis=1)[:, run]
+    beyond = ((0, 0), (half, half + last), (0, 0))
+    clamped = np.pad(padded, beyond, mode="edge") if half or last else padded
+    neighbours = np.moveaxis(sliding_window_view(clamped, config.slices, axis=1), -1, 0)[:, :, stride // 2 :: stride]
+    if stride > 1:
+        # A slice that is run counts for all voxels between those beside it.
+        around = np.pad(mask, ((0, 0), (stride // 2, stride // 2 + last), (0, 0)))
+        mask = sliding_window_view(around, 2 * stride - 1, axis=1)[:, ::stride].max(axis=-1)
     sense = -1 if flip else 1
 
     def predict(slices: Array) -> Array:
         return network(slices[:, :, :, 0, ::sense])[:, 0, :, None, ::sense]
 
     cue = slide(neighbours, (window[0], 1, window[1]), predict, mask, STEP, batch, unit="2D slices")[undo]
-    return cue if step == 1 else between_means(cue, (1, step, 1), body.mask.shape) * body.mask
+    if stride > 1:
+        cue = between_means(cue, (1, stride, 1), body.mask.shape)
+        cue *= body.mask
+    return cue

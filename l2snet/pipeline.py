@@ -103,7 +103,7 @@ class L2SNet:
     Parameters
     ----------
     localizers, segmenters : trained networks; the probabilities of several (folds) are averaged.
-    fusion : "cued" (adaptive, of which a component must meet the cue), "adaptive" (the paper) or "components" (the
+    fusion : "cued" (adaptive, of which a component must lie on the cue), "adaptive" (the paper) or "components" (the
         authors' released post-processing).
     off_cue : threshold away from the cue; None takes the one in the weights' config.
     mirror : average over mirrored inputs (two for slices; for windows each mix of the axes that training mirrored).
@@ -168,6 +168,8 @@ class L2SNet:
             "method": "l2snet",
             "fusion": self.fusion,
             "thresholds": self.thresholds(),
+            "least_overlap": fuse.LEAST_OVERLAP,
+            "slice_stride": self.localizers[0].config.slice_stride,
             "mirror": self.mirror,
             "whole_grid": self.whole_grid,
             "engine": self.segmenters[0].engine,

@@ -49,7 +49,8 @@ class NetworkConfig:
         architecture.
     multiple : sizes of the input's spatial axes must be multiples of this.
     slices : neighbouring coronal slices stacked as channels (odd, 1 to 7); localizer only.
-    slice_step : coronal slices of which the middle one is run (odd, 1 to 7), interpolated between; localizer only.
+    slice_stride : the middle one of every so many coronal slices is run (odd, 1 to 7), and the cue is interpolated
+        between them; localizer only.
     mirror_axes : of (z, y, x), along which a 3D network's windows were flipped in training, and may be in inference.
     pet, ct : intensity windows in SUV and HU; `ct` None when the network sees PET alone.
     thresholds : named as in `THRESHOLDS`.
@@ -65,7 +66,7 @@ class NetworkConfig:
     stride: tuple[int, int, int] = (1, 1, 1)
     multiple: int = 32
     slices: int = 1
-    slice_step: int = 1
+    slice_stride: int = 1
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
@@ -73,8 +74,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.network not in THRESHOLDS:
             raise ValueError(f"network is {self.network!r}; expected one of {', '.join(THRESHOLDS)}")
-        if not {self.slices, self.slice_step} <= {1, 3, 5, 7}:
-            raise ValueError(f"slices is {self.slices} and slice_step {self.slice_step}; expected 1, 3, 5 or 7 of both")
+        check_slices(self.slices, self.slice_stride)
         if self.window is None and self.network != LOCALIZER:
             raise ValueError(f"window is None; a {self.network} needs a window")
         if self.multiple < 1:
@@ -137,6 +137,18 @@ class NetworkConfig:
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
+
+
+def check_slices(slices: int, slice_stride: int) -> None:
+    """Refuse numbers of coronal slices, as neighbours and as a stride, that have no middle one.
+
+    Raises
+    ------
+    ValueError : says which, and what is expected.
+    """
+    for name, value in (("slices", slices), ("slice_stride", slice_stride)):
+        if value not in (1, 3, 5, 7) or not isinstance(value, int):
+            raise ValueError(f"{name} is {value}; expected 1, 3, 5 or 7")
 
 
 def find_weights(network: str, chosen: Path | None = None) -> Path:

@@ -44,8 +44,8 @@ def of_shipped_size(config: NetworkConfig) -> NetworkConfig:
     if config.network == STEP_BY_STEP:
         return config
     shipped = read_config(find_weights(config.network))
-    sizes = {name: getattr(shipped, name) for name in ("spacing_mm", "window", "stride", "multiple", "slices")}
-    return replace(config, **sizes)
+    sizes = ("spacing_mm", "window", "stride", "multiple", "slices", "slice_stride")
+    return replace(config, **{name: getattr(shipped, name) for name in sizes})
 
 
 def write_known_weights(root: Path, shipped_size: bool = False) -> Path:

@@ -19,6 +19,7 @@ MANIFEST = {
     "method": "l2snet",
     "fusion": "adaptive",
     "thresholds": {"cue": CUE, "on_cue": ON, "off_cue": OFF},
+    "least_overlap": fuse.LEAST_OVERLAP,
     "weights_sha256": {"localizer": ["a1" * 32], "segmenter": ["b2" * 32]},
     "l2snet": "9.8.7",
     "packages": {"numpy": "1.2.3"},

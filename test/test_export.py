@@ -36,7 +36,13 @@ SAME = 1e-4
 EXACT = 1e-5
 
 LOCALIZER_RECIPE = LocalizerRecipe(
-    epochs=1, steps_per_epoch=1, batch=2, crop=(32, 64), widths=(8, 8, 8, 8, 8), encoder_weights=None
+    epochs=1,
+    steps_per_epoch=1,
+    batch=2,
+    crop=(32, 64),
+    slice_stride=3,
+    widths=(8, 8, 8, 8, 8),
+    encoder_weights=None,
 )
 # Four planes at the deepest level: with two, PyTorch 2.15 on a CPU gets gradients of bfloat16 convolutions wrong.
 SEGMENTER_RECIPE = SegmenterRecipe(epochs=1, steps_per_epoch=1, crop=(16, 16, 12), widths=(4, 6, 8))
@@ -205,6 +211,7 @@ def test_config_comes_from_the_recipe(exported: Exported) -> None:
     assert config.trained["cases"] == ["case_a", "case_b"] == json.loads((exported.run / CASES).read_text("utf-8"))
     if isinstance(recipe, LocalizerRecipe):
         assert (config.window, config.ct, config.multiple, config.slices) == (recipe.crop, None, 32, 1)
+        assert config.slice_stride == recipe.slice_stride == 3
         assert config.thresholds == {"cue": 0.5}
         assert "cues" not in config.trained
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2snet.fuse import LEAST_SEEN, adaptive, components, cued
+from l2snet.fuse import adaptive, components, cued
 
 Runs = dict[tuple[int, int], float]
 LENGTH = 400
@@ -81,8 +81,9 @@ def test_cued_keeps_components_whole_of_which_the_cue_has_a_tenth():
 
 def test_cued_leaves_of_a_component_only_the_cue_where_that_is_a_small_part_of_it():
     probability, cue = line({(0, 30): 0.9, (40, 70): 0.9}), line({(4, 6): 0.8, (44, 47): 0.8})
-    assert LEAST_SEEN == 0.1
     assert np.flatnonzero(cued(probability, cue)).tolist() == [4, 5, *span(40, 70)]
+    assert np.flatnonzero(cued(probability, cue, least_overlap=0.0)).tolist() == [*span(0, 30), *span(40, 70)]
+    assert np.flatnonzero(cued(probability, cue, least_overlap=0.11)).tolist() == [4, 5, 44, 45, 46]
 
 
 def test_cued_leaves_out_components_that_the_cue_is_beside():

@@ -167,10 +167,15 @@ def test_neighbouring_slices_are_stacked_and_clamped_at_the_ends() -> None:
     np.testing.assert_allclose(cue[5, :, 5] * 1000, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize(("step", "slices"), [(3, 1), (5, 1), (3, 3), (7, 5)])
-def test_of_each_slice_step_the_middle_slice_is_looked_at_with_its_own_neighbours(step: int, slices: int) -> None:
+@pytest.mark.parametrize(("stride", "slices"), [(3, 1), (5, 1), (3, 3), (7, 5)])
+@pytest.mark.parametrize("depth", [2, 21, 22, 23])
+@pytest.mark.parametrize("flip", [False, True])
+def test_of_every_slice_stride_the_middle_slice_is_run_with_its_own_neighbours(
+    stride: int, slices: int, depth: int, flip: bool
+) -> None:
     body = prepare(body_case())
-    depth = body.suv.shape[1]
+    suv = body.suv[:, :depth]
+    body = replace(body, suv=suv, mask=np.ones(suv.shape, bool), ct=None)
     count = 0
 
     def run(batch: np.ndarray) -> np.ndarray:
@@ -178,17 +183,13 @@ def test_of_each_slice_step_the_middle_slice_is_looked_at_with_its_own_neighbour
         count += len(batch)
         return batch.mean(axis=1, keepdims=True)
 
-    every = Network(config(LOCALIZER, slices=slices), "", "", run)
-    whole = localize(replace(body, mask=np.ones(body.mask.shape, bool)), every)
+    beyond = np.pad(suv, ((0, 0), (0, -depth % stride), (0, 0)), mode="edge")
+    longer = replace(body, suv=beyond, mask=np.ones(beyond.shape, bool))
+    whole = localize(longer, Network(config(LOCALIZER, slices=slices), "", "", run), flip)[:, stride // 2 :: stride]
     count = 0
-    cue = localize(body, Network(config(LOCALIZER, slices=slices, slice_step=step), "", "", run))
-    assert 0 < count <= -(-depth // step)
-    middle = np.arange(step // 2, depth, step)
-    np.testing.assert_allclose(cue[:, middle], whole[:, middle] * body.mask[:, middle], atol=1e-6)
-    one, two = whole[:, middle[1]], whole[:, middle[2]]
-    between = (one + (two - one) / step) * body.mask[:, middle[1] + 1]
-    np.testing.assert_allclose(cue[:, middle[1] + 1], between, atol=1e-6)
-    assert not cue[~body.mask].any()
+    cue = localize(body, Network(config(LOCALIZER, slices=slices, slice_stride=stride), "", "", run), flip)
+    assert count == -(-depth // stride)
+    np.testing.assert_allclose(cue, between_means(whole, (1, stride, 1), suv.shape), atol=1e-6)
 
 
 def test_slices_have_the_size_of_training() -> None:
@@ -229,11 +230,13 @@ def test_skipping_air_changes_nothing_inside_the_body() -> None:
     assert calls["some"] < calls["all"]
     np.testing.assert_array_equal(some[mask], all_windows[mask])
     assert not some[~mask].any()
-    for step in (1, 3):
-        localizer = Network(config(LOCALIZER, slice_step=step), "", "", pet_network(LOCALIZER).run)
-        np.testing.assert_array_equal(
-            localize(replace(body, mask=mask), localizer)[mask], localize(everything, localizer)[mask]
-        )
+    mask[:, : mask.shape[1] // 3] = False  # whole slices are left out
+    for stride in (1, 3):
+        network = replace(pet_network(LOCALIZER), config=config(LOCALIZER, slice_stride=stride))
+        calls = {"some": 0, "all": 0}
+        some = localize(replace(body, mask=mask), counted("some"))
+        np.testing.assert_array_equal(some[mask], localize(everything, counted("all"))[mask])
+        assert calls["some"] < calls["all"]
 
 
 def test_the_batch_size_changes_no_voxel() -> None:

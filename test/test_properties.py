@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from l2snet.fuse import CONNECTIVITY, LEAST_SEEN, adaptive, components, cued
+from l2snet.fuse import CONNECTIVITY, adaptive, components, cued
 from l2snet.preprocess import Window
 from l2snet.volume import Geometry, Volume, read_volume
 
@@ -160,18 +160,18 @@ def test_more_probability_never_takes_a_voxel_away(
     assert (adaptive(probability, cue, on_cue, off_cue) <= adaptive(raised, cue, on_cue, off_cue)).all()
 
 
-@given(PAIRS, SHARES, SHARES, SHARES)
+@given(PAIRS, SHARES, SHARES, SHARES, SHARES)
 def test_what_is_cued_are_the_components_of_the_adaptive_mask_that_the_cue_sees_and_of_others_its_part(
-    pair: tuple[np.ndarray, np.ndarray], on_cue: float, off_cue: float, cue_threshold: float
+    pair: tuple[np.ndarray, np.ndarray], on_cue: float, off_cue: float, cue_threshold: float, least_overlap: float
 ):
     probability, cue = pair
     rule = (on_cue, off_cue, cue_threshold)
-    mask, kept = adaptive(probability, cue, *rule), cued(probability, cue, *rule)
+    mask, kept = adaptive(probability, cue, *rule), cued(probability, cue, *rule, least_overlap)
     on = cue > np.float32(cue_threshold)
     labels, count = ndimage.label(mask, CONNECTIVITY)
     expected = (mask > 0) & on
     for component in (labels == label for label in range(1, count + 1)):
-        if on[component].mean() >= LEAST_SEEN:
+        if on[component].any() and on[component].sum() >= least_overlap * component.sum():
             expected |= component
     np.testing.assert_array_equal(kept > 0, expected)
 

@@ -37,7 +37,7 @@ def test_paper_phase_1() -> None:
     assert (recipe.learning_rate, recipe.decay_power) == (1e-3, 0.9)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
     assert recipe.crop == (320, 384)  # (z, x)
-    assert recipe.slices == 1
+    assert recipe.slices == recipe.slice_stride == 1
     assert recipe.lesion_share == pytest.approx(1 / 5)
     assert recipe.pet == Window(0.0, 35.0, -1.0, 1.0)
     assert recipe.widths == (320, 256, 128, 64, 32)
@@ -131,6 +131,12 @@ def test_json_tells_recipes_apart() -> None:
 def test_counts_below_one_are_refused(kind: type[Recipe], name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
         kind(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["slices", "slice_stride"])
+def test_slices_without_a_middle_one_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 4; expected 1, 3, 5 or 7"):
+        LocalizerRecipe(**{name: 4})
 
 
 def test_a_window_norm_fixes_the_window() -> None:

@@ -235,6 +235,8 @@ def test_only_a_rule_of_thresholds_gets_a_slider() -> None:
     assert rule is not None
     assert (rule.on, rule.off, rule.cue) == (0.1, 0.5, 0.5)
     assert rule_of(phantom(fusion="cued")) == replace(rule, cued=True)
+    before = {key: value for key, value in MANIFEST.items() if key != "least_overlap"}
+    assert rule_of(replace(findings, manifest=before)) == replace(rule, least_overlap=0.0) != rule
     assert rule_of(replace(findings, manifest={**findings.manifest, "fusion": "components"})) is None
     assert rule_of(replace(findings, probability=None)) is None
     assert findings.probability is not None
@@ -696,6 +698,7 @@ def test_dicom_is_read_as_predict_read_it(tmp_path: Path, monkeypatch: pytest.Mo
         ({"measured": {"suv_type": ["bw"]}}, "measured.suv_type is "),
         ({"thresholds": {"on_cue": 0.1, "cue": 0.5}}, "thresholds.off_cue is missing; expected a number from 0 to 1"),
         ({"thresholds": {"lesion": float("nan")}}, "thresholds.lesion is NaN"),
+        ({"least_overlap": 1.5}, "least_overlap is 1.5; expected a number from 0 to 1"),
         ({"thresholds": [1]}, "thresholds is "),
         ({"packages": ["numpy"]}, "packages is "),
         ({"notes": "a note"}, "notes is "),

@@ -16,7 +16,7 @@ import pytest
 from reports import CUE, HOSTILE, MANIFEST, OFF, ON, at_thresholds, phantom, sample
 
 from l2snet.evaluation.metrics import measure
-from l2snet.fuse import cued
+from l2snet.fuse import LEAST_OVERLAP, cued
 from l2snet.measure.table import lesion_row, patient_row
 from l2snet.predict import REPORT
 from l2snet.report.casepage import Options
@@ -140,7 +140,7 @@ def test_the_page_measures_what_the_program_measures(visit: Open, tmp_path: Path
     for on, off in ((ON, OFF), (0.05, 0.05), (0.3, 0.62), (0.99, 0.99)):
         slide(page, "on", on)
         slide(page, "off", off)
-        rule = {"on": on, "off": off, "cued": fusion == "cued"}
+        rule = {"on": on, "off": off, "cued": fusion == "cued", "least_overlap": LEAST_OVERLAP}
         measured = page.evaluate("rule => L2S.measure(L2S.found, L2S.data('l2snet-data').viewer, rule)", rule)
         other = at_thresholds(findings, on, off)
         # Lesions of one size come in any order.
@@ -334,15 +334,20 @@ def test_the_floor_is_taken_as_the_program_takes_it(visit: Open, tmp_path: Path)
     assert page.evaluate(f"floor => {fuse}", 0.71) == 0
 
 
-@pytest.mark.parametrize("seen", [2, 3])
-def test_a_component_is_cut_to_the_cue_where_the_program_cuts_it(visit: Open, tmp_path: Path, seen: int) -> None:
+@pytest.mark.parametrize("least", [0.0, 0.1, 0.3, 1.0])
+def test_a_component_is_cut_to_the_cue_where_the_program_cuts_it(visit: Open, tmp_path: Path, least: float) -> None:
+    """Four components of 30 voxels, 0, 2, 3 and 25 of them on the cue."""
     write_files(phantom(), tmp_path / REPORT, Options(), pictures=False)
     page = visit(tmp_path / REPORT)
-    probability = np.full((1, 1, 30), 0.9, np.float32)
-    cue = (np.arange(30) < seen).astype(np.float32)[None, None]
-    found = {"index": list(range(30)), "suv": [5] * 30, "probability": [0.9] * 30, "on_cue": cue.ravel().tolist()}
-    fuse = "[...L2S.fuse(found, { off: 0.5, on: 0.1, cued: true }, L2S.data('l2snet-data').viewer.rules, [30, 1, 1])]"
-    assert page.evaluate(f"found => {fuse}", found) == cued(probability, cue).ravel().tolist()
+    probability, cue = np.zeros((2, 1, 1, 130), np.float32)
+    for first, seen in ((0, 0), (32, 2), (64, 3), (96, 25)):
+        probability[..., first : first + 30] = 0.9
+        cue[..., first + 5 : first + 5 + seen] = 1
+    found = {"index": list(range(130)), "suv": [5] * 130, "probability": probability.ravel().tolist()}
+    found["on_cue"] = cue.ravel().astype(int).tolist()
+    rule = {"off": 0.5, "on": 0.1, "cued": True, "least_overlap": least}
+    fuse = "([found, rule]) => [...L2S.fuse(found, rule, { suv_floor: 0 }, [130, 1, 1])]"
+    assert page.evaluate(fuse, [found, rule]) == cued(probability, cue, least_overlap=least).ravel().tolist()
 
 
 def test_the_printed_caption_follows_the_window(visit: Open, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_config_round_trip(tmp_path: Path, config: NetworkConfig) -> None:
 def test_config_defaults() -> None:
     assert LOCALIZER_CONFIG.multiple == 32
     assert LOCALIZER_CONFIG.spacing_mm == WORKING_SPACING_MM
-    assert NetworkConfig(LOCALIZER, {}, Window(0, 1), thresholds={"cue": 0.5}).slices == 1
+    default = NetworkConfig(LOCALIZER, {}, Window(0, 1), thresholds={"cue": 0.5})
+    assert default.slices == default.slice_stride == 1
 
 
 def test_sums_are_sha256(tmp_path: Path) -> None:
@@ -160,9 +161,10 @@ REFUSED = {
     "other network": (with_values(network="classifier"), "network is 'classifier'"),
     "unknown field of a window": (with_values(pet={"low": 0, "high": 1, "mid": 2}), "mid"),
     "empty window": (with_values(pet={"low": 1, "high": 1}), "empty"),
-    "even slices": (with_values(slices=2), "slices is 2 and slice_step 1; expected 1, 3, 5 or 7"),
+    "even slices": (with_values(slices=2), "slices is 2; expected 1, 3, 5 or 7"),
     "nine slices": (with_values(slices=9), "slices is 9"),
-    "even slice_step": (with_values(slice_step=2), "slice_step 2; expected 1, 3, 5 or 7"),
+    "even slice_stride": (with_values(slice_stride=2), "slice_stride is 2; expected 1, 3, 5 or 7"),
+    "broken slice_stride": (with_values(slice_stride=3.0), "slice_stride is 3.0"),
     "a fourth axis": (with_values(mirror_axes=(2, 3)), r"mirror_axes are .2, 3.; expected some of 0, 1 and 2"),
     "no window": (with_values(window=None), "a segmenter needs a window"),
     "window off the multiple": (with_values(window=[64, 96, 81]), "is not a multiple of 8"),

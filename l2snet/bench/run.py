@@ -177,8 +177,9 @@ def shrunk(weights: Path | None, folder: Path) -> Path:
 
 
 def image_of(body: Body, config: NetworkConfig) -> Array:
-    """(c, z, y, x) as the network is shown it: PET, and CT where it takes one."""
-    return config.pet(body.suv)[None] if config.ct is None else window_image(body, config)
+    """(c, z, y, x) as the network is shown it: PET in the slices that are run, or PET and CT."""
+    run = slice(config.slice_stride // 2, None, config.slice_stride)
+    return config.pet(body.suv[:, run])[None] if config.ct is None else window_image(body, config)
 
 
 def table(result: Result) -> str:

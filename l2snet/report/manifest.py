@@ -29,20 +29,23 @@ Manifest = Mapping[str, Any]
 class Rule:
     """How probability and cue become the mask: the probability must be above `off`, or, on the cue, above `on`.
 
-    Where it is `cued`, of components that the cue hardly meets only its part is left (`l2snet.fuse.cued`).
+    Where it is `cued`, a component of which less than `least_overlap` lies on the cue is cut to it.
     """
 
     off: float
     on: float | None = None
     cue: float | None = None
     cued: bool = False
+    least_overlap: float = 0.0
 
     def mask(self, probability: Array, cue: Array | None) -> Array:
         """(z, y, x) bool; both maps are float32 in 0..1."""
         if cue is None or self.on is None or self.cue is None:
             return np.asarray(probability > np.float32(self.off))
-        rule = fuse.cued if self.cued else fuse.adaptive
-        return rule(probability, cue, self.on, self.off, self.cue) > 0
+        thresholds = self.on, self.off, self.cue
+        if self.cued:
+            return fuse.cued(probability, cue, *thresholds, self.least_overlap) > 0
+        return fuse.adaptive(probability, cue, *thresholds) > 0
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -82,8 +85,7 @@ def check_manifest(manifest: Manifest, name: str = MANIFEST) -> None:
         raise _wrong(name, "notes", manifest["notes"], "a list")
     rules_of(manifest, name)
     suv_type_of(manifest, name)
-    for key in threshold_names(manifest):
-        threshold(manifest, key, name)
+    rule_in(manifest, name)
 
 
 def rules_of(manifest: Manifest, name: str = MANIFEST) -> Rules:
@@ -125,18 +127,21 @@ def threshold_names(manifest: Manifest) -> tuple[str, ...]:
     return BY_CUE if manifest.get("fusion") in fuse.RULES else ()
 
 
-def rule_in(manifest: Manifest) -> Rule | None:
+def rule_in(manifest: Manifest, name: str = MANIFEST) -> Rule | None:
     """The rule of thresholds that makes the mask; None for any other method.
 
     Raises
     ------
-    InputError : the manifest tells no number for a threshold of the rule.
+    InputError : the manifest tells no number from 0 to 1 for a threshold of the rule.
     """
     names = threshold_names(manifest)
     if not names:
         return None
-    values = {name: threshold(manifest, name) for name in names}
-    return Rule(values[names[0]], values.get("on_cue"), values.get("cue"), manifest.get("fusion") == "cued")
+    values = {key: threshold(manifest, key, name) for key in names}
+    least = manifest.get("least_overlap", 0.0)  # a result from before it was told: one voxel did
+    if not _is_number(least) or not 0 <= least <= 1:
+        raise _wrong(name, "least_overlap", least, "a number from 0 to 1")
+    return Rule(values[names[0]], values.get("on_cue"), values.get("cue"), manifest.get("fusion") == "cued", least)
 
 
 def threshold(manifest: Manifest, key: str, name: str = MANIFEST) -> float:

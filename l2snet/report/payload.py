@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from l2snet.fuse import LEAST_SEEN
 from l2snet.measure.peak import sphere_weights
 from l2snet.report.findings import LEAST_THRESHOLD, Findings
 from l2snet.report.manifest import Rule
@@ -59,11 +58,7 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
         "voxel_ml": geometry.voxel_ml,
         "suv_levels": suv_levels.tolist(),
         "surface_m2": findings.surface_m2,
-        "rules": {
-            "smallest_ml": findings.rules.smallest_ml,
-            "suv_floor": findings.rules.suv_floor,
-            "least_seen": LEAST_SEEN,
-        },
+        "rules": {"smallest_ml": findings.rules.smallest_ml, "suv_floor": findings.rules.suv_floor},
         "map_levels": MAP_LEVELS,
         **dict.fromkeys(("hu_levels", "rule")),
     }
@@ -81,6 +76,7 @@ def payload(findings: Findings) -> tuple[dict[str, Any], dict[str, str]]:
             "on": rule.on,
             "cue": rule.cue,
             "cued": rule.cued,
+            "least_overlap": rule.least_overlap,
             "least": least_threshold(rule),
         }
         packed |= candidates(findings.suv, box, probability, cue, labels, rule)

@@ -29,7 +29,7 @@ from l2snet.training.step_by_step import stored_cases, train_step_by_step
 from l2snet.training.store import StoredCase
 from l2snet.training.train import cached_cases, cue_name, train_localizer, train_segmenter, write_cues
 from l2snet.volume import Array
-from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, read_sums
+from l2snet.weights import LOCALIZER, NETWORK, SEGMENTER, STEP_BY_STEP, read_config, read_sums
 
 # Folder of the fold's own weights, and of those that L2SNet is compared with.
 WEIGHTS, NO_CUE = "weights", "without_cue"
@@ -115,7 +115,8 @@ class L2SNetPlan:
                 with_cues = write_cues(cases, localizers, fold.run(WEIGHTS, SEGMENTER))
             self._segmenter(fold, WEIGHTS, with_cues, self.segmenter)
         for name in inner:
-            cue = cue_name(read_sums(fold.weights(name, LOCALIZER))[NETWORK])
+            weights = fold.weights(name, LOCALIZER)
+            cue = cue_name(read_sums(weights)[NETWORK], read_config(weights).slice_stride)
             for case in cases:
                 replace(case, cue_name=cue).cue_path.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from l2snet.errors import InputError
 from l2snet.preprocess import LogScale, Window, intensity
 from l2snet.training.schedules import Fixed, MovingAverage, MovingAverageRule, Schedule
-from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP
+from l2snet.weights import LOCALIZER, SEGMENTER, STEP_BY_STEP, check_slices
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
@@ -116,7 +116,7 @@ class LocalizerRecipe(PolynomialRecipe):
 
     crop: tuple[int, int] = (320, 384)  # (z, x)
     slices: int = 1  # neighbouring coronal slices as channels
-    slice_step: int = 1  # coronal slices of which inference looks at one
+    slice_stride: int = 1  # inference runs the middle one of every so many coronal slices
     lesion_share: float = 0.2  # of each batch
     hot_share: float = 0.0  # of slices whose crop holds normal uptake; the rest may lie anywhere
     cut_share: float = 0.0  # share of slices that end at a random row, as where a field of view ends
@@ -129,6 +129,10 @@ class LocalizerRecipe(PolynomialRecipe):
 
     network = LOCALIZER
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_slices(self.slices, self.slice_stride)
+
     @property
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments of `Res2NetUNet`, without the encoder's first weights."""
@@ -137,7 +141,7 @@ class LocalizerRecipe(PolynomialRecipe):
     @property
     def inference(self) -> dict[str, Any]:
         """PET alone, in slices as large as those of training."""
-        return {"pet": self.pet, "slices": self.slices, "slice_step": self.slice_step, "window": self.crop}
+        return {"pet": self.pet, "slices": self.slices, "slice_stride": self.slice_stride, "window": self.crop}
 
 
 @dataclass(frozen=True)
@@ -274,14 +278,15 @@ class StepByStepRecipe(Recipe):
 
 # For two CPU cores in bf16, at random start. Flipped left to right only: a body upside down is anatomy that a short
 # training can spare. Log SUV: on 0..35 all but the hottest organs look alike. On pixels of 6 x 4.1 mm, of which a slice
-# across the body costs a quarter. 58 cm high and 52 wide, as a body with its arms down is.
+# across the body costs a quarter. 58 cm high and 52 wide, as a body with its arms down is. Every third slice is run, as
+# far apart as rows are.
 SMALL_LOCALIZER = LocalizerRecipe(
     name="small",
     epochs=80,
     steps_per_epoch=50,
     batch=8,
     crop=(192, 256),
-    slice_step=3,
+    slice_stride=3,
     stride=2,
     pet=LogScale(),
     lesion_share=0.4,
@@ -334,7 +339,7 @@ CROPS_LOCALIZER = replace(
     name="crops",
     epochs=4,
     crop=(96, 96),
-    slice_step=1,
+    slice_stride=1,
     stride=1,
     pet=Window(0.0, 35.0, -1.0, 1.0),
     organ_weight=0.0,

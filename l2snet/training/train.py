@@ -323,9 +323,9 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
     network.load_state_dict(state)
 
 
-def cue_name(sha256: str) -> str:
-    """Name of the cue by the localizer of this hash."""
-    return f"cue-{sha256[:12]}"
+def cue_name(sha256: str, slice_stride: int) -> str:
+    """Name of the cue by the localizer of this hash, run at this stride."""
+    return f"cue-{sha256[:12]}" + (f"-{slice_stride}" if slice_stride > 1 else "")
 
 
 def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: Path) -> list[CachedCase]:
@@ -364,7 +364,9 @@ def write_cues(cases: Sequence[CachedCase], localizers: Sequence[Network], run: 
         "cases_their_localizer_was_trained_on": not_held_out,
     }
     start_record(run / CUES, json.dumps(record, indent=1) + "\n")
-    with_cues = {replace(case, cue_name=cue_name(one.sha256)): one for case, one in chosen.items()}
+    with_cues = {
+        replace(case, cue_name=cue_name(one.sha256, one.config.slice_stride)): one for case, one in chosen.items()
+    }
     for case, localizer in track(with_cues.items(), "cues", len(with_cues)):
         if not case.cue_path.is_file():
             aside = case.cue_path.with_suffix(".part.npy")

@@ -4,13 +4,13 @@
    and, with a cue, on_cue. See l2snet/fuse.py and l2snet/measure. */
 
 /* Whether each voxel is in the mask: its probability above `on` where the cue is, above `off` elsewhere; where the rule
-   is cued, only the cue's part of a component of which the cue has less than `least_seen`. */
-L2S.fuse = (found, rule, { suv_floor, least_seen }, size) => {
+   is cued, of a component that lies on the cue with less than `least_overlap` of it only that part. */
+L2S.fuse = (found, rule, { suv_floor }, size) => {
   const off = Math.fround(rule.off), on = rule.on === null ? off : Math.fround(rule.on), floor = Math.fround(suv_floor);
   const inside = Uint8Array.from(found.probability, (p, i) => p > (found.on_cue?.[i] ? on : off));
   if (rule.cued) for (const part of L2S.components(found.index, inside, size)) {
-    const unseen = part.filter(i => !found.on_cue[i]);
-    if (part.length - unseen.length < least_seen * part.length) unseen.forEach(i => { inside[i] = 0; });
+    const beside = part.filter(i => !found.on_cue[i]), overlap = part.length - beside.length;
+    if (!(overlap > 0 && overlap >= rule.least_overlap * part.length)) beside.forEach(i => { inside[i] = 0; });
   }
   return inside.map((marked, i) => marked && found.suv[i] >= floor ? 1 : 0);
 };
