@@ -30,20 +30,19 @@ def localize(body: Body, network: Network, flip: bool = False, batch: int = BATC
     parts. The middle one of every `slice_stride` (the config's) slices is run; the cue is interpolated between them.
     """
     config = network.config
-    suv = config.pet(body.suv)
-    tall, depth, wide = suv.shape
+    tall, depth, wide = body.suv.shape
     window = config.window or tuple(-(-n // config.multiple) * config.multiple for n in (tall, wide))
     air = float(config.pet(np.zeros(1, np.float32))[0])
     half = config.slices // 2
     stride = config.slice_stride
     last = -depth % stride  # slices beyond the last that fill the last stride, as `means` does
     size = (max(tall, window[0]), 1, max(wide, window[1]))  # along y nothing is padded, nor undone
-    padded, undo = pad_to(suv, size, air)
+    padded, undo = pad_to(config.pet(body.suv), size, air)
     mask, _ = pad_to(body.mask, size, False)
     # The first and the last slice stand in for neighbours beyond them. The stack is a view: no voxel is copied for it.
-    beyond = ((0, 0), (half, half + last), (0, 0))
-    clamped = np.pad(padded, beyond, mode="edge") if half or last else padded
-    neighbours = np.moveaxis(sliding_window_view(clamped, config.slices, axis=1), -1, 0)[:, :, stride // 2 :: stride]
+    if half or last:
+        padded = np.pad(padded, ((0, 0), (half, half + last), (0, 0)), mode="edge")
+    neighbours = np.moveaxis(sliding_window_view(padded, config.slices, axis=1), -1, 0)[:, :, stride // 2 :: stride]
     if stride > 1:
         # A slice that is run counts for all voxels between those beside it.
         around = np.pad(mask, ((0, 0), (stride // 2, stride // 2 + last), (0, 0)))

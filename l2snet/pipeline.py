@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -146,14 +146,21 @@ class L2SNet:
         mirror: bool = False,
         whole_grid: bool = False,
         deadline: float | None = None,
+        every_slice: bool = False,
     ) -> L2SNet:
         """Load the networks of one or several weights folders (each holds `localizer` and `segmenter`).
+
+        Parameters
+        ----------
+        every_slice : the localizer is shown every coronal slice, whatever the `slice_stride` of its config.
 
         Raises
         ------
         WeightsError, DeviceError : see `l2snet.backend.load`.
         """
         localizers, segmenters = load_roles(cls.roles, weights, device, precision)
+        if every_slice:
+            localizers = [replace(one, config=replace(one.config, slice_stride=1)) for one in localizers]
         return cls(localizers, segmenters, fusion, off_cue, mirror, whole_grid, deadline)
 
     @property

@@ -249,6 +249,10 @@ def test_bad_input(run: Callable[..., Ended], folder: Path, weights: Path, tmp_p
             ("in", "out", "--off-cue", "0.9", "--method", "step-by-step"),
             "--off-cue has no part in --method step-by-step",
         ),
+        (
+            ("in", "out", "--every-slice", "--method", "step-by-step"),
+            "--every-slice has no part in --method step-by-step",
+        ),
         (("in", "out", "--method", "nnunet"), "method 'nnunet' is not known; expected one of l2snet, step-by-step"),
         (("--pet", "pet.mha", "out"), "--pet was given without --ct; give the CT too, or --pet-only"),
         (("--pet", "none.mha", "--ct", "ct.mha", "out"), r"PET: there is no file none\.mha"),
@@ -262,6 +266,7 @@ def test_bad_input(run: Callable[..., Ended], folder: Path, weights: Path, tmp_p
         "two CTs",
         "idle option",
         "idle option of a method",
+        "slices of a method without any",
         "no method",
         "no CT",
         "no PET file",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from known_weights import write_known_weights
 
 from l2snet.backend import Network
 from l2snet.case import Case
@@ -17,7 +19,7 @@ from l2snet.pipeline import L2SNet, Segmentation, mirror_axes
 from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, between_means, means, prepare
 from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
-from l2snet.weights import LOCALIZER, SEGMENTER, NetworkConfig
+from l2snet.weights import CONFIG, LOCALIZER, SEGMENTER, NetworkConfig, read_config, write_sums
 
 
 def config(network: str, **changes: object) -> NetworkConfig:
@@ -376,6 +378,18 @@ def test_off_cue_and_fusion_are_options() -> None:
     marks = replace(low, fusion="components").segment(case).mask.array
     assert marks.sum() == 1
     assert case.suv.array[marks > 0] == 8
+
+
+def test_every_slice_sets_the_stride_of_the_weights_aside(tmp_path: Path) -> None:
+    weights = write_known_weights(tmp_path)
+    folder = weights / LOCALIZER
+    known = replace(read_config(folder), slice_stride=3)
+    (folder / CONFIG).write_text(known.to_json(), "utf-8")
+    write_sums(folder)
+    for every_slice, stride in ((False, 3), (True, 1)):
+        found = L2SNet.from_weights([weights], "cpu", every_slice=every_slice)
+        assert found.localizers[0].config == replace(known, slice_stride=stride)
+        assert found.settings["slice_stride"] == stride
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option(help="auto takes CUDA where it can be had, else the CPU; tensorrt builds its engines first.")
 ]
+EverySliceOption = Annotated[
+    bool,
+    typer.Option("--every-slice", help="Show the 2D network every coronal slice, whatever the weights' slice_stride."),
+]
 PrecisionOption = Annotated[
     Precision,
     typer.Option(help="exact is float32; fast is bfloat16 (CPU), TensorFloat-32 (CUDA) or float16 (TensorRT)."),

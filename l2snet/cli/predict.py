@@ -16,6 +16,7 @@ from l2snet.cli.options import (
     ConventionOption,
     Device,
     DeviceOption,
+    EverySliceOption,
     MethodOption,
     Precision,
     PrecisionOption,
@@ -82,6 +83,7 @@ def predict(
         float | None,
         typer.Option(min=0, help="Seconds from the start of the program; --mirror leaves out passes to keep to it."),
     ] = None,
+    every_slice: EverySliceOption = False,
     whole_grid: Annotated[
         bool, typer.Option("--whole-grid", help="Run all of the grid, not only the body (slow; to compare).")
     ] = False,
@@ -129,6 +131,7 @@ def predict(
         "fusion": fusion,
         "off_cue": off_cue,
         "mirror": mirror,
+        "every_slice": every_slice or None,
         "whole_grid": whole_grid,
         "deadline": None if time_limit is None else networks_deadline(time_limit),
     }

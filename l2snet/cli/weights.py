@@ -12,6 +12,7 @@ from l2snet.cli.extras import EVALUATION, needs, require
 from l2snet.cli.options import (
     Device,
     DeviceOption,
+    EverySliceOption,
     MethodOption,
     Precision,
     PrecisionOption,
@@ -53,6 +54,7 @@ def validate(
     resample_ct: ResampleOption = False,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.exact,
+    every_slice: EverySliceOption = False,
     work: Annotated[
         Path | None, typer.Option(help="Folder for one file per case; a run that was stopped goes on from it.")
     ] = None,
@@ -75,7 +77,7 @@ def validate(
             typer.echo(f"# {name}\n\n{report(table)}")
         return
     require("validation", "evaluate", *EVALUATION)
-    loaded = load_method(method, weights or [], device, precision)
+    loaded = load_method(method, weights or [], device, precision, every_slice=every_slice or None)
     table = validate(loaded, held_out(data, loaded), resample_ct, work)
     typer.echo(report(table))
     if record is not None:
