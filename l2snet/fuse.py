@@ -10,7 +10,7 @@ from l2snet.volume import Array
 # 18-connected: faces and edges, as the challenge counts components.
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
 # Of a component's voxels, on the cue, for `cued` to keep all of it.
-LEAST_OVERLAP = 0.1
+LEAST_OVERLAP = 0.02
 
 
 def adaptive(

@@ -70,7 +70,7 @@ def test_adaptive_never_adds_when_a_threshold_rises():
 # --- cued ---
 
 
-def test_cued_keeps_components_whole_of_which_the_cue_has_a_tenth():
+def test_cued_keeps_components_whole_of_which_the_cue_has_some():
     probability = line({(2, 10): 0.6, (20, 30): 0.6, (24, 25): 0.2, (40, 45): 0.2})
     cue = line({(9, 12): 0.8, (24, 25): 0.8, (40, 42): 0.8, (60, 70): 0.8})
     mask = cued(probability, cue, on_cue=0.1, off_cue=0.5, cue_threshold=0.7)
@@ -81,9 +81,15 @@ def test_cued_keeps_components_whole_of_which_the_cue_has_a_tenth():
 
 def test_cued_leaves_of_a_component_only_the_cue_where_that_is_a_small_part_of_it():
     probability, cue = line({(0, 30): 0.9, (40, 70): 0.9}), line({(4, 6): 0.8, (44, 47): 0.8})
-    assert np.flatnonzero(cued(probability, cue)).tolist() == [4, 5, *span(40, 70)]
+    assert np.flatnonzero(cued(probability, cue, least_overlap=0.1)).tolist() == [4, 5, *span(40, 70)]
     assert np.flatnonzero(cued(probability, cue, least_overlap=0.0)).tolist() == [*span(0, 30), *span(40, 70)]
     assert np.flatnonzero(cued(probability, cue, least_overlap=0.11)).tolist() == [4, 5, 44, 45, 46]
+
+
+def test_cued_asks_for_a_fiftieth_by_default():
+    probability, cue = np.ones((2, 150, 1, 1), np.float32)
+    for seen, kept in ((2, 2), (3, 150)):
+        assert cued(probability, cue * (np.arange(150) < seen)[:, None, None]).sum() == kept
 
 
 def test_cued_leaves_out_components_that_the_cue_is_beside():

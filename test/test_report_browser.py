@@ -389,7 +389,7 @@ def test_a_map_can_be_looked_at_without_a_rule(visit: Open, tmp_path: Path) -> N
 
 def test_an_edited_mask_has_no_slider_but_a_warning() -> None:
     findings = phantom(truth=False)
-    assert rule_of(findings) == Rule(OFF, ON, CUE)
+    assert rule_of(findings) == Rule(OFF, ON, CUE, least_overlap=LEAST_OVERLAP)
     mask = findings.measurement.mask.array.copy()
     mask[tuple(np.argwhere(mask)[0])] = 0
     edited = find(findings.case, mask, findings.probability, findings.cue, MANIFEST)
