@@ -24,7 +24,7 @@ SUFFIXES = {"mha": ".mha", "nifti": ".nii", "nifti-gz": ".nii.gz", "nrrd": ".nrr
 INPUTS = "inputs.json"
 READERS = (*SUFFIXES, INPUTS)
 # One file takes milliseconds, even on a busy machine far under the limit.
-LIMITS = ("-max_len=4096", "-timeout=100", "-rss_limit_mb=2048", "-seed=1")
+LIMITS = ("-max_len=4096", "-timeout=100", "-rss_limit_mb=0", "-malloc_limit_mb=2048", "-seed=1")
 
 
 def write_seeds(reader: str, folder: Path) -> None:

@@ -229,6 +229,23 @@ def test_the_affine_and_the_jump_lead_to_the_hottest_voxel() -> None:
         assert suv[z, y, x] == suv[labels == number].max()
 
 
+@pytest.mark.parametrize(
+    ("value", "key", "text"),
+    [
+        (1023.25, "tlg", "1023.3"),
+        (-2.25, "tlg", "-2.3"),
+        (0.125, "volume_ml", "0.13"),
+        (0.124999, "volume_ml", "0.12"),
+        (2.5, "lesions", "3"),
+        (1e20, "tlg", "100000000000000000000.0"),
+        (None, "tlg", STRINGS["undefined"]),
+        (float("nan"), "tlg", STRINGS["undefined"]),
+    ],
+)
+def test_halves_are_rounded_as_the_page_rounds_them(value: float | None, key: str, text: str) -> None:
+    assert shown(value, key) == text
+
+
 def test_only_a_rule_of_thresholds_gets_a_slider() -> None:
     findings = phantom()
     rule = rule_of(findings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import ROUND_HALF_UP, Decimal
 from importlib.resources import files
 from typing import Any
 
@@ -32,11 +33,21 @@ DIGITS = {
 }
 
 
+# From here on a float64 has no fraction of a half, and a decimal of it may have too many digits.
+NO_HALVES = 1e16
+
+
 def shown(value: float | None, key: str) -> str:
-    """A number as the reader sees it; a dash where there is none."""
+    """A number as the reader sees it; a dash where there is none.
+
+    Half way between two numbers it is the one further from 0, as the page's own script (`toFixed`) has it.
+    """
     if value is None or math.isnan(value):
         return str(STRINGS["undefined"])
-    return f"{value:.{DIGITS.get(key, 0)}f}"
+    digits = DIGITS.get(key, 0)
+    if abs(value) >= NO_HALVES:
+        return f"{value:.{digits}f}"
+    return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def printable(text: str) -> str:
