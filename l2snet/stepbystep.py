@@ -12,16 +12,14 @@ import numpy as np
 from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import WeightsError
+from l2snet.mirror import add_mirrored, mirror_axes, notes_on_mirroring
 from l2snet.pipeline import (
     NOT_LESION,
     Segmentation,
-    add_mirrored,
     hashes,
     load_roles,
     mean,
-    mirror_axes,
     notes_on,
-    notes_on_mirroring,
     timed,
 )
 from l2snet.preprocess import Body, prepare

@@ -15,7 +15,8 @@ from l2snet.backend import Network
 from l2snet.case import Case
 from l2snet.errors import InputError
 from l2snet.localize import localize
-from l2snet.pipeline import L2SNet, Segmentation, mirror_axes
+from l2snet.mirror import mirror_axes
+from l2snet.pipeline import L2SNet, Segmentation
 from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, between_means, means, prepare
 from l2snet.segment import flips, segment
 from l2snet.volume import Geometry, Volume
@@ -413,7 +414,8 @@ def test_a_body_in_the_whole_grid_gives_the_same_mask() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that only networks move on."""
     fake = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("l2snet.pipeline.time", SimpleNamespace(perf_counter=lambda: fake.now))
+    for module in ("pipeline", "mirror"):
+        monkeypatch.setattr(f"l2snet.{module}.time", SimpleNamespace(perf_counter=lambda: fake.now))
     return fake
 
 
