@@ -396,6 +396,41 @@ def test_crops_hold_normal_uptake_where_the_recipe_asks_for_it(tmp_path: Path) -
     )
 
 
+def test_lesions_are_made_hotter_where_the_recipe_asks_for_it(cases: list[StoredCase]) -> None:
+    """Of half of the crops, up to four times, and nothing that lies a few voxels beside them."""
+    recipe = replace(TINY, crop=(16, 16, 16), ct_dropout=0.0)
+    plain, other = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, lesion_gain=4.0))
+    gains = []
+    for index in range(40):
+        one, hotter = plain[index], other[index]
+        assert torch.equal(one["levels"], hotter["levels"])
+        assert torch.equal(one["image"][1], hotter["image"][1])
+        suv = [2 ** sample["image"][0] - 1 for sample in (one, hotter)]
+        lesion = one["levels"][0] == 4
+        far = torch.nn.functional.max_pool3d(lesion[None].float(), 11, 1, 5)[0] == 0
+        torch.testing.assert_close(suv[0][far], suv[1][far])
+        gains.append(float((suv[1][lesion] / suv[0][lesion]).max()))
+    assert 10 < sum(gain == 1 for gain in gains) < 30
+    assert min(gains) >= 1
+    assert 2 < max(gains) <= 4
+
+
+def test_appearance_changes_the_image_and_neither_levels_nor_a_blank_ct(cases: list[StoredCase]) -> None:
+    recipe = replace(TINY, crop=(16, 16, 16), ct_dropout=0.5)
+    plain, other = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, appearance=True))
+    changed = blank = 0
+    for index in range(40):
+        one, appears = plain[index], other[index]
+        assert torch.equal(one["levels"], appears["levels"])
+        assert bool(one["image"][1].any()) == bool(appears["image"][1].any())
+        blank += not one["image"][1].any()
+        changed += not torch.equal(one["image"], appears["image"])
+        assert torch.corrcoef(torch.stack([one["image"][0].ravel(), appears["image"][0].ravel()]))[0, 1] > 0.5
+    assert 10 < blank < 30
+    assert 10 < changed < 40
+    assert torch.equal(other[3]["image"], other[3]["image"])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_are_the_same_in_workers(cases: list[StoredCase], workers: int) -> None:
     dataset = CropDataset(cases, TINY)

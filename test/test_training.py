@@ -261,6 +261,41 @@ def test_batch_norms_end_with_the_statistics_of_the_final_weights(tmp_path: Path
     assert network.training
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_batch_norms_may_keep_their_statistics_and_learn_with_them(tmp_path: Path, keep: bool) -> None:
+    """Images of 10 where 10 and 1 are the statistics kept: the norm gives 0 as at inference, and log 2 is the loss."""
+    network = nn.Sequential(nn.BatchNorm2d(1), one_filter(1.0))
+    norm = network[0]
+    norm.running_mean.fill_(9.0)
+    images = [{"image": torch.full((1, 2, 2), 10.0), "truth": torch.ones(1, 2, 2)}]
+    recipe = LocalizerRecipe(
+        epochs=1, steps_per_epoch=1, batch=1, crop=(2, 2), encoder_weights=None, learning_rate=1e-9, keep_statistics=keep
+    )
+    watch = {"seen_loss": Samples(images)}
+    fit(network, Samples(images), recipe, tmp_path, ["a"], "cpu", watched=watch)
+    row = rows(tmp_path)[0]
+    assert (row["loss"] == row["seen_loss"]) == keep
+    assert norm.running_mean.item() == pytest.approx(9.0 if keep else 10.0)
+    assert network.training
+    assert norm.training != keep
+
+
+def test_norms_and_heads_alone_may_be_trained(tmp_path: Path, cases: list[CachedCase]) -> None:
+    """The filters that are written are those that were read, to the bit, also in bytes."""
+    recipe = replace(LOCALIZER, epochs=1, organ_weight=1.0)
+    train_localizer(cases[:1], recipe, tmp_path / "first", "cpu")
+    export_run(tmp_path / "first", tmp_path / "weights", 8)
+    tuned = replace(recipe, seed=1, keep_statistics=True, norms_alone=True)
+    train_localizer(cases[1:], tuned, tmp_path / "second", "cpu", pretrained=tmp_path / "weights")
+    export_run(tmp_path / "second", tmp_path / "tuned", 8)
+    before, after = (read_weights(tmp_path / name / NETWORK) for name in ("weights", "tuned"))
+    changed = {name for name in before if not torch.allclose(before[name], after[name], rtol=1e-6, atol=0)}
+    norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
+    assert {name.rpartition(".")[0] for name in changed} <= norms | {"head"}
+    assert {"head.weight", "decoder.0.1.weight", "encoder.bn1.bias"} <= changed
+    assert not any("running" in name for name in changed)
+
+
 # It starts from weights
 
 

@@ -59,6 +59,11 @@ def window_transforms(
     )
 
 
+def appearance_transforms() -> BasicTransform:
+    """The phase 2 transforms that move no voxel: what they change is looked at where it was; intensities as above."""
+    return ComposeTransforms(_appearance(NOISE, BRIGHTNESS, 1.0))
+
+
 def _appearance(
     noise: tuple[float, float], brightness_range: tuple[float, float], share: float
 ) -> list[BasicTransform]:

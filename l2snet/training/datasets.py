@@ -60,7 +60,7 @@ class SliceDataset(Dataset[Sample]):
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
 
     def __getitem__(self, index: int) -> Sample:
-        rng = _seeded(self.recipe.seed, index)
+        rng = seeded(self.recipe.seed, index)
         kind = rng.random()
         pool = self.full if kind < self.recipe.lesion_share else self.empty
         pool = pool or self.full or self.empty
@@ -83,7 +83,7 @@ class SliceDataset(Dataset[Sample]):
         if self.recipe.organ_weight:
             labels.append(_organ_crop(case, start, self.recipe.crop, y))
             planes = _otherwise(planes, labels[1], self.recipe.organ_gain, rng)
-        planes = _hotter(planes, lesions, self.recipe.lesion_gain, rng)
+        planes = hotter(planes, lesions, self.recipe.lesion_gain, rng)
         data = {"image": torch.from_numpy(planes), "segmentation": torch.from_numpy(np.stack(labels))}
         data = self.transforms(**data)
         sample = _sample(torch.from_numpy(self.recipe.pet(data["image"].numpy())), data["segmentation"], self.recipe)
@@ -116,7 +116,7 @@ class WindowDataset(Dataset[Sample]):
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
 
     def __getitem__(self, index: int) -> Sample:
-        recipe, rng = self.recipe, _seeded(self.recipe.seed, index)
+        recipe, rng = self.recipe, seeded(self.recipe.seed, index)
         kind = rng.random()
         on_lesion = bool(self.with_lesion) and kind < recipe.lesion_share
         case = (self.with_lesion if on_lesion else self.all).draw(rng)
@@ -142,7 +142,7 @@ class WindowDataset(Dataset[Sample]):
             organs = _organ_crop(case, start, recipe.crop, stride=recipe.stride)
             labels.append(organs[tuple(slice(step // 2, None, step) for step in recipe.stride)])
             suv = _otherwise(suv, labels[1], recipe.organ_gain, rng)
-        pet = recipe.pet(_hotter(suv, lesions, recipe.lesion_gain, rng))
+        pet = recipe.pet(hotter(suv, lesions, recipe.lesion_gain, rng))
         ct_array = None if rng.random() < recipe.ct_dropout else case.ct
         # Blank, zero in the window, is also what inference gives the network when there is no CT.
         ct = np.zeros_like(pet) if ct_array is None else recipe.ct(window(ct_array, recipe.ct.low))
@@ -171,7 +171,7 @@ class WindowDataset(Dataset[Sample]):
         return sample
 
 
-def _hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -> Array:
+def hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -> Array:
     """SUV whose lesions are up to `most` times as hot, with soft edges, in half of the samples that have any.
 
     The hottest tumours are rare, and a network that knows only organs of such uptake takes them for organs.
@@ -265,7 +265,7 @@ class _Pool:
         return self.cases[int(rng.choice(len(self.cases), p=self.chances))]
 
 
-def _seeded(seed: int, index: int) -> np.random.Generator:
+def seeded(seed: int, index: int) -> np.random.Generator:
     """A generator for one sample; batchgeneratorsv2 draws from the global ones, so they are set too."""
     np.random.seed(np.random.SeedSequence([seed, index]).generate_state(1)[0])
     torch.manual_seed(hash((seed, index)))

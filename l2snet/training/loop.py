@@ -86,6 +86,8 @@ def fit(
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
     network = share_batch_norm(network.to(fabric.device), fabric).to(memory_format=_memory_format(network))
     criterion = (BceDice() if criterion is None else criterion).to(fabric.device)
+    if recipe.norms_alone:
+        train_norms_alone(network)
     optimizer = build_optimizer(nn.ModuleList([network, criterion]), recipe)
     schedule = recipe.schedule()
     first = 0
@@ -98,7 +100,7 @@ def fit(
     model, optimizer = fabric.setup(network, optimizer)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     steps = range(first * recipe.steps_per_epoch, last * recipe.steps_per_epoch)
-    model.train()
+    set_training(model, recipe)
     samples = _batches(dataset, recipe, steps, fabric, workers)
     with _bar(hidden=not fabric.is_global_zero) as bar:
         task = bar.add_task("train", total=(last - first) * recipe.steps_per_epoch, epoch=first)
@@ -125,9 +127,10 @@ def fit(
                 )
             schedule.record(mean)
             busy = watch.share()
-            if epoch + 1 == recipe.epochs or schedule.is_over:
+            if (epoch + 1 == recipe.epochs or schedule.is_over) and not recipe.keep_statistics:
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
             losses = watched_losses(model, loss_of, watched or {}, recipe, fabric, workers)
+            set_training(model, recipe)
             if fabric.is_global_zero:
                 numbers = (f"{mean:.6f}", f"{rate:.6g}", f"{watch.elapsed():.1f}", f"{busy:.3f}")
                 write_epoch(run / LOG, epoch + 1, recipe.epochs, numbers, losses)
@@ -159,8 +162,29 @@ def watched_losses(
             for sample in _batches(dataset, recipe, steps, fabric, workers):
                 total += loss_of(model(sample["image"]), sample)
             losses[name] = torch.as_tensor(fabric.all_reduce(total / WATCHED_BATCHES)).item()
-    model.train()
     return losses
+
+
+def set_training(model: nn.Module, recipe: Recipe) -> None:
+    """Training mode, in which batch norms take each batch's statistics, or those that they have (`keep_statistics`).
+
+    A network learns with the statistics of a batch and is used with those of all. Where a body is unlike the others, as
+    one whose muscles are hot, the two differ, and what it has learnt of such bodies does not hold.
+    """
+    model.train()
+    if recipe.keep_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def train_norms_alone(network: nn.Module) -> None:
+    """Let nothing but scales and shifts of norms, and the heads, be trained, in place: filters stay to the bit."""
+    network.requires_grad_(False)
+    heads = {"head", "organ_head"}
+    for name, module in network.named_modules():
+        if name in heads or "Norm" in type(module).__name__:
+            module.requires_grad_(True)
 
 
 def settle_batch_norm(

@@ -33,6 +33,8 @@ class Recipe(ABC):
     shares: tuple[float, ...] | None = None  # of the samples, by data folder; None: every case alike
     checkpoint_every: int = 1  # epochs
     seed: int = 0
+    keep_statistics: bool = False  # batch norms take those of the weights that are started from, as at inference
+    norms_alone: bool = False  # only the scales and shifts of norms, and the last layers, are trained
 
     network = ""
 
@@ -207,6 +209,8 @@ class StepByStepRecipe(Recipe):
     stride: tuple[int, int, int] = (1, 1, 1)  # as of `SegmenterRecipe`
     hot_share: float = 0.0  # of all crops that hold a drawn voxel of normal uptake; the rest lie anywhere
     mirror_axes: tuple[int, ...] = ()  # along each of which half of the crops are flipped; no augmentation is given
+    appearance: bool = False  # of crops is changed (noise, blur, contrast, resolution), as of the segmenter's windows
+    lesion_gain: float = 1.0  # as of `PolynomialRecipe`
     ct_dropout: float = 0.0  # share of crops whose CT is blanked
     rate_divisor: float = 2.5
     least_fall: float = 5e-3
@@ -230,6 +234,8 @@ class StepByStepRecipe(Recipe):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.cosine_epochs > self.epochs:
             raise ValueError(f"{self.cosine_epochs} cosine_epochs do not fit into {self.epochs} epochs")
+        if self.lesion_gain < 1:
+            raise ValueError(f"lesion_gain is {self.lesion_gain}; expected at least 1")
         if self.channels not in (1, 8):
             raise ValueError(f"channels is {self.channels}; expected 8, or 1 for the lesion alone")
 
@@ -379,24 +385,27 @@ SEGMENTERS = {
     "brief": replace(MORE_SEGMENTER, name="brief", epochs=8, learning_rate=2e-4),
     "crops": CROPS_SEGMENTER,
 }
+# On voxels of 6 mm, as the segmenter's.
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
-    epochs=60,
+    epochs=80,
     batch=4,
     learning_rate=1e-3,
     epoch_is_all_images=False,
-    steps_per_epoch=100,
-    lesion_share=0.6,
-    hot_share=0.3,
-    crop=(48, 64, 64),
-    stride=(1, 2, 2),
+    steps_per_epoch=50,
+    lesion_share=0.5,
+    hot_share=0.35,
+    crop=(64, 48, 64),
+    stride=(2, 3, 3),
     mirror_axes=(2,),
+    appearance=True,
+    lesion_gain=4.0,
     ct_dropout=0.1,
     average_epochs=5,
     patience=10,
     lowest_rate=1e-4,
     cosine_rate=5e-4,
-    cosine_epochs=30,
+    cosine_epochs=45,
     widths=(16, 32, 64, 128),
     residual_units=2,
 )
@@ -413,7 +422,10 @@ STEP_BY_STEPS = {
         lesion_share=0.75,
         hot_share=0.0,
         crop=(32, 64, 64),
+        stride=(1, 2, 2),
         mirror_axes=(0, 1, 2),
+        appearance=False,
+        lesion_gain=1.0,
         cosine_epochs=3,
     ),
 }

@@ -17,7 +17,8 @@ from l2snet.networks import build
 from l2snet.prepare.store import prepare_store
 from l2snet.preprocess import means
 from l2snet.sources.autopet import patients_of
-from l2snet.training.datasets import Readable, Sample, random_start, read_crop
+from l2snet.training.augment import appearance_transforms
+from l2snet.training.datasets import Readable, Sample, hotter, random_start, read_crop, seeded
 from l2snet.training.distributed import processes, total, whole_batch
 from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
@@ -119,17 +120,26 @@ class CropDataset(Dataset[Sample]):
         if recipe.shares is not None:
             sources = np.array([case.source for case in self.cases])
             repeats *= np.asarray(recipe.shares)[sources] / np.bincount(sources, repeats)[sources]
+        self.appearance = appearance_transforms() if recipe.appearance else None
+        # The transforms are for a span of one, as in `WindowDataset`.
+        low, high = recipe.pet(np.array([0.0, 15.0], np.float32))
+        self.spans = torch.tensor([float(high - low), 1.0]).reshape(2, 1, 1, 1)
         self.ends = np.cumsum(repeats) / repeats.sum() * self.pack
 
     def __len__(self) -> int:
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch
 
     def __getitem__(self, index: int) -> Sample:
-        recipe, rng = self.recipe, np.random.default_rng([self.recipe.seed, index])
+        recipe, rng = self.recipe, seeded(self.recipe.seed, index)
         case = self.cases[self.dealt(index)]
         start = self._start(case, rng)
         ct = case.ct if case.ct is not None and rng.random() >= recipe.ct_dropout else None
-        image, levels = crop_at(start, case.suv, ct, case.levels, recipe)
+        image, levels = crop_at(start, case.suv, ct, case.levels, recipe, rng)
+        if self.appearance is not None:
+            changed = self.appearance(image=torch.from_numpy(image) / self.spans)["image"] * self.spans
+            image = changed.numpy()
+            if ct is None:
+                image[1] = 0
         axes = tuple(axis + 1 for axis in recipe.mirror_axes if rng.random() < 0.5)
         image, levels = (np.ascontiguousarray(np.flip(array, axes)) for array in (image, levels))
         return {"image": torch.from_numpy(image), "levels": torch.from_numpy(levels)}
@@ -155,7 +165,12 @@ class CropDataset(Dataset[Sample]):
 
 
 def crop_at(
-    start: Sequence[int], suv: Readable, ct: Readable | None, levels: Readable, recipe: StepByStepRecipe
+    start: Sequence[int],
+    suv: Readable,
+    ct: Readable | None,
+    levels: Readable,
+    recipe: StepByStepRecipe,
+    rng: np.random.Generator | None = None,
 ) -> tuple[Array, Array]:
     """What the network is shown and taught of the crop that begins at a voxel of the working grid.
 
@@ -164,15 +179,20 @@ def crop_at(
     start : (z, y, x) voxel; what lies beyond the arrays is air.
     suv, ct : (z, y, x) on the working grid, SUV and HU; no CT is shown blank.
     levels : (z, y, x) uint8 of `l2snet.training.surroundings`, on the same grid.
+    rng : draws the recipe's `lesion_gain`; None: the lesions are shown as hot as they are.
 
     Returns
     -------
     (2, z, y, x) float32, PET and CT in the network's intensities, and (1, z, y, x) uint8 levels, on coarse voxels.
     """
-    pet = recipe.pet(means(read_crop(suv, start, recipe.span), recipe.stride))
+    shown_levels = coarse_levels(read_crop(levels, start, recipe.span), recipe.stride)
+    shown_suv = means(read_crop(suv, start, recipe.span), recipe.stride)
+    if rng is not None:
+        shown_suv = hotter(shown_suv, (shown_levels == LESION_LEVEL).astype(np.float32), recipe.lesion_gain, rng)
+    pet = recipe.pet(shown_suv)
     blank = np.zeros_like(pet)
     shown = blank if ct is None else recipe.ct(means(read_crop(ct, start, recipe.span, recipe.ct.low), recipe.stride))
-    return np.stack([pet, shown]), coarse_levels(read_crop(levels, start, recipe.span), recipe.stride)[None]
+    return np.stack([pet, shown]), shown_levels[None]
 
 
 def stored_cases(
