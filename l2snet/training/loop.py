@@ -86,8 +86,6 @@ def fit(
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
     network = share_batch_norm(network.to(fabric.device), fabric).to(memory_format=_memory_format(network))
     criterion = (BceDice() if criterion is None else criterion).to(fabric.device)
-    if recipe.norms_alone:
-        train_norms_alone(network)
     optimizer = build_optimizer(nn.ModuleList([network, criterion]), recipe)
     schedule = recipe.schedule()
     first = 0
@@ -176,15 +174,6 @@ def set_training(model: nn.Module, recipe: Recipe) -> None:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-def train_norms_alone(network: nn.Module) -> None:
-    """Let nothing but scales and shifts of norms, and the heads, be trained, in place: filters stay to the bit."""
-    network.requires_grad_(False)
-    heads = {"head", "organ_head"}
-    for name, module in network.named_modules():
-        if name in heads or "Norm" in type(module).__name__:
-            module.requires_grad_(True)
 
 
 def settle_batch_norm(

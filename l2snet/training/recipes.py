@@ -34,7 +34,6 @@ class Recipe(ABC):
     checkpoint_every: int = 1  # epochs
     seed: int = 0
     keep_statistics: bool = False  # batch norms take those of the weights that are started from, as at inference
-    norms_alone: bool = False  # only the scales and shifts of norms, and the last layers, are trained
 
     network = ""
 
@@ -388,7 +387,7 @@ SEGMENTERS = {
 # On voxels of 6 mm, as the segmenter's.
 SMALL_STEP_BY_STEP = StepByStepRecipe(
     name="small",
-    epochs=80,
+    epochs=64,
     batch=4,
     learning_rate=1e-3,
     epoch_is_all_images=False,
@@ -405,7 +404,7 @@ SMALL_STEP_BY_STEP = StepByStepRecipe(
     patience=10,
     lowest_rate=1e-4,
     cosine_rate=5e-4,
-    cosine_epochs=45,
+    cosine_epochs=36,
     widths=(16, 32, 64, 128),
     residual_units=2,
 )

@@ -65,9 +65,12 @@ def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
     """
     if max(stride) == 1:
         return levels.astype(np.uint8)
-    out = sum((means(levels >= level, stride) >= 0.5).astype(np.uint8) for level in range(1, LESION_LEVEL + 1))
-    held = np.asarray(out)
-    held[fullest(levels >= LESION_LEVEL, stride)] = LESION_LEVEL
+    held = (means(levels >= 1, stride) >= 0.5).astype(np.uint8)
+    highest = int(levels.max())
+    for level in range(2, highest + 1):
+        held += means(levels >= level, stride) >= 0.5
+    if highest >= LESION_LEVEL:
+        held[fullest(levels >= LESION_LEVEL, stride)] = LESION_LEVEL
     return held
 
 
