@@ -286,6 +286,11 @@ def test_batch_norms_may_keep_their_statistics_and_learn_with_them(tmp_path: Pat
     assert norm.training != keep
 
 
+def test_statistics_are_kept_of_weights_alone(tmp_path: Path, cases: list[CachedCase]) -> None:
+    with pytest.raises(InputError, match="give them with --pretrained"):
+        train_segmenter(cases, replace(SEGMENTER, keep_statistics=True), tmp_path, "cpu")
+
+
 # It starts from weights
 
 

@@ -301,9 +301,12 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
 
     Raises
     ------
-    InputError : the weights are of another network, or the run was begun with others.
+    InputError : the weights are of another network, or the run was begun with others; or there are none, and the recipe
+        keeps their statistics.
     """
     if pretrained is None:
+        if recipe.keep_statistics:
+            raise InputError("keep_statistics keeps those of weights to start from: give them with --pretrained")
         if (run / START).is_file():
             raise InputError(f"{run} was begun from weights ({run / START}); give the same with --pretrained")
         return
