@@ -120,7 +120,12 @@ def test_recipes_are_kept_as_text_and_fit_the_network(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"channels": 3}, "channels is 3"), ({"patience": 0}, "patience is 0"), ({"cosine_epochs": 400}, "do not fit")],
+    [
+        ({"channels": 3}, "channels is 3"),
+        ({"patience": 0}, "patience is 0"),
+        ({"lesion_gain": 0.5}, "lesion_gain is 0.5"),
+        ({"cosine_epochs": 400}, "do not fit"),
+    ],
 )
 def test_recipes_that_make_no_sense_are_refused(changes: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -402,10 +407,10 @@ def test_lesions_are_made_hotter_where_the_recipe_asks_for_it(cases: list[Stored
     plain, other = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, lesion_gain=4.0))
     gains = []
     for index in range(40):
-        one, hotter = plain[index], other[index]
-        assert torch.equal(one["levels"], hotter["levels"])
-        assert torch.equal(one["image"][1], hotter["image"][1])
-        suv = [2 ** sample["image"][0] - 1 for sample in (one, hotter)]
+        one, changed = plain[index], other[index]
+        assert torch.equal(one["levels"], changed["levels"])
+        assert torch.equal(one["image"][1], changed["image"][1])
+        suv = [2 ** sample["image"][0] - 1 for sample in (one, changed)]
         lesion = one["levels"][0] == 4
         far = torch.nn.functional.max_pool3d(lesion[None].float(), 11, 1, 5)[0] == 0
         torch.testing.assert_close(suv[0][far], suv[1][far])
@@ -416,7 +421,7 @@ def test_lesions_are_made_hotter_where_the_recipe_asks_for_it(cases: list[Stored
 
 
 def test_appearance_changes_the_image_and_neither_levels_nor_a_blank_ct(cases: list[StoredCase]) -> None:
-    recipe = replace(TINY, crop=(16, 16, 16), ct_dropout=0.5)
+    recipe = replace(TINY, crop=(16, 8, 8), stride=(1, 2, 2), ct_dropout=0.5)
     plain, other = CropDataset(cases[:1], recipe), CropDataset(cases[:1], replace(recipe, appearance=True))
     changed = blank = 0
     for index in range(40):
@@ -425,18 +430,19 @@ def test_appearance_changes_the_image_and_neither_levels_nor_a_blank_ct(cases: l
         assert bool(one["image"][1].any()) == bool(appears["image"][1].any())
         blank += not one["image"][1].any()
         changed += not torch.equal(one["image"], appears["image"])
-        assert torch.corrcoef(torch.stack([one["image"][0].ravel(), appears["image"][0].ravel()]))[0, 1] > 0.5
+        lesion = one["levels"][0] == 4
+        assert appears["image"][0][lesion].mean() > appears["image"][0][~lesion].mean()
     assert 10 < blank < 30
     assert 10 < changed < 40
-    assert torch.equal(other[3]["image"], other[3]["image"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_are_the_same_in_workers(cases: list[StoredCase], workers: int) -> None:
-    dataset = CropDataset(cases, TINY)
-    expected = [dataset[index] for index in range(6)]
-    found = list(DataLoader(dataset, batch_size=None, sampler=range(6), num_workers=workers))
-    for one, other in zip(expected, found, strict=True):
+    """Also when they are drawn in another order: each by its number alone."""
+    dataset = CropDataset(cases, replace(TINY, appearance=True, lesion_gain=4.0))
+    expected = [dataset[index] for index in range(20)]
+    found = list(DataLoader(dataset, batch_size=None, sampler=range(20)[::-1], num_workers=workers))
+    for one, other in zip(expected, found[::-1], strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -470,7 +476,7 @@ def test_a_run_ends_by_the_rule_and_moves_everything(tmp_path: Path, cases: list
 
 @pytest.mark.parametrize("stopped", [1, 2, 3, 4])
 def test_a_stopped_run_goes_on_to_the_same_result(tmp_path: Path, cases: list[StoredCase], stopped: int) -> None:
-    recipe = replace(TINY, epochs=9)
+    recipe = replace(TINY, epochs=9, appearance=True, lesion_gain=4.0)
     train_step_by_step(cases, recipe, tmp_path / "whole", "cpu")
     train_step_by_step(cases, recipe, tmp_path / "halves", "cpu", stop_after=stopped)
     assert len(rows(tmp_path / "halves")) == stopped

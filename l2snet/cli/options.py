@@ -113,8 +113,11 @@ class RunOptions(TrainingOptions):
     def choose(self, recipes: Mapping[str, R], name: str, data: list[Path]) -> R:
         """As of all trainings, then with the settings."""
         from l2snet.training.settings import changed
+        from l2snet.training.train import check_statistics
 
-        return changed(super().choose(recipes, name, data), self.settings, kept=frozenset({"name", "shares"}))
+        recipe = changed(super().choose(recipes, name, data), self.settings, kept=frozenset({"name", "shares"}))
+        check_statistics(recipe, self.pretrained)
+        return recipe
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

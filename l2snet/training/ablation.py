@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 # The first arm; and the arm of Step-by-Step without its auxiliary channels.
 AS_IT_IS, MASK_ALONE = "as it is", "channels=1"
-# What an arm cannot change: each has every seed, and no cue is at hand.
-KEPT = frozenset({"name", "seed", "cue_weight"})
+# What an arm cannot change: each has every seed, no cue is at hand, and all start at random.
+KEPT = frozenset({"name", "seed", "cue_weight", "keep_statistics"})
 SETTINGS, RECORDS, RECORDS_PET_ONLY = "settings.json", "cases", "cases_pet_only"
 # Column of the table to its heading; a column is left out where no case has it.
 COLUMNS = {"dice": "Dice", "fpv_ml": "FPV ml", "fnv_ml": "FNV ml", "lesion_score": "lesion score"}

@@ -60,7 +60,10 @@ def window_transforms(
 
 
 def appearance_transforms() -> BasicTransform:
-    """The phase 2 transforms that move no voxel: what they change is looked at where it was; intensities as above."""
+    """Phase 2's changes of noise, blur, contrast, resolution and gamma, without those that move voxels: labels stay.
+
+    Axes (z, y, x), intensities about 0..1. For Step-by-Step, whose paper names no augmentation.
+    """
     return ComposeTransforms(_appearance(NOISE, BRIGHTNESS, 1.0))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from l2snet.organs import OrganClass
-from l2snet.preprocess import fullest, means
+from l2snet.preprocess import LogScale, Window, fullest, means
 from l2snet.training.augment import slice_transforms, window_transforms
 from l2snet.training.cache import HOT_SUV, CachedCase
 from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
@@ -107,9 +107,7 @@ class WindowDataset(Dataset[Sample]):
         self.cases, self.recipe = list(cases), recipe
         self.all = _Pool(self.cases, recipe.shares)
         self.with_lesion = _Pool([case for case in self.cases if len(case.lesion_voxels)], recipe.shares)
-        # Transforms are for a span of one; a PET has it up to an SUV of 15, or on a logarithm so much more.
-        low, high = recipe.pet(np.array([0.0, 15.0], np.float32))
-        self.pet_span = float(high - low)
+        self.pet_span = pet_span(recipe.pet)
         self.transforms = window_transforms(recipe.crop, recipe.mirror_axes, recipe.organ_weight > 0)
 
     def __len__(self) -> int:
@@ -171,6 +169,12 @@ class WindowDataset(Dataset[Sample]):
         return sample
 
 
+def pet_span(pet: Window | LogScale) -> float:
+    """How far apart SUV 0 and 15 are in the network's intensities; transforms are for images in which it is one."""
+    low, high = pet(np.array([0.0, 15.0], np.float32))
+    return float(high - low)
+
+
 def hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) -> Array:
     """SUV whose lesions are up to `most` times as hot, with soft edges, in half of the samples that have any.
 
@@ -179,13 +183,18 @@ def hotter(suv: Array, lesions: Array, most: float, rng: np.random.Generator) ->
     Parameters
     ----------
     suv : (..., z, x) or (z, y, x) float32.
-    lesions : 0 or 1, of the last axes.
+    lesions : float32, 0 or 1, of the last axes.
+    most : at least 1; at 1 nothing is drawn.
+
+    Returns
+    -------
+    SUV of the same shape.
     """
     if most == 1 or not lesions.any() or rng.random() < 0.5:
         return suv
     gain = most ** rng.random()
-    hotter: Array = suv * (1 + (gain - 1) * ndimage.gaussian_filter(lesions, 1.0))
-    return hotter
+    changed: Array = suv * (1 + (gain - 1) * ndimage.gaussian_filter(lesions, 1.0))
+    return changed
 
 
 def _otherwise(suv: Array, organs: Array, most: float, rng: np.random.Generator) -> Array:

@@ -90,10 +90,15 @@ def in_turn(device: str) -> AbstractContextManager[None]:
     return start_fabric(device).rank_zero_first() if launched() else nullcontext()
 
 
-def share_batch_norm(network: nn.Module, fabric: Fabric) -> nn.Module:
-    """Let batch norms, if any, span the whole batch and not each process's share of it; PyTorch can on GPUs alone."""
+def share_batch_norm(network: nn.Module, fabric: Fabric, kept: bool = False) -> nn.Module:
+    """Let batch norms, if any, span the whole batch and not each process's share of it; PyTorch can on GPUs alone.
+
+    Parameters
+    ----------
+    kept : their statistics are kept, and no batch's.
+    """
     kind = nn.modules.batchnorm._BatchNorm
-    if fabric.world_size == 1 or not any(isinstance(module, kind) for module in network.modules()):
+    if kept or fabric.world_size == 1 or not any(isinstance(module, kind) for module in network.modules()):
         return network
     if fabric.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call,no-any-return]

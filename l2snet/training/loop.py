@@ -84,7 +84,8 @@ def fit(
     fabric = start_fabric(device, _has_two_planes(network, dataset[0]["image"]))
     start_run(run, recipe, cases)
     # Where they will be trained, before the optimiser loads its state: it goes where its parameter is.
-    network = share_batch_norm(network.to(fabric.device), fabric).to(memory_format=_memory_format(network))
+    network = share_batch_norm(network.to(fabric.device), fabric, recipe.keep_statistics)
+    network = network.to(memory_format=_memory_format(network))
     criterion = (BceDice() if criterion is None else criterion).to(fabric.device)
     optimizer = build_optimizer(nn.ModuleList([network, criterion]), recipe)
     schedule = recipe.schedule()
@@ -128,7 +129,6 @@ def fit(
             if (epoch + 1 == recipe.epochs or schedule.is_over) and not recipe.keep_statistics:
                 settle_batch_norm(network, dataset, recipe, fabric, workers)
             losses = watched_losses(model, loss_of, watched or {}, recipe, fabric, workers)
-            set_training(model, recipe)
             if fabric.is_global_zero:
                 numbers = (f"{mean:.6f}", f"{rate:.6g}", f"{watch.elapsed():.1f}", f"{busy:.3f}")
                 write_epoch(run / LOG, epoch + 1, recipe.epochs, numbers, losses)
@@ -160,6 +160,7 @@ def watched_losses(
             for sample in _batches(dataset, recipe, steps, fabric, workers):
                 total += loss_of(model(sample["image"]), sample)
             losses[name] = torch.as_tensor(fabric.all_reduce(total / WATCHED_BATCHES)).item()
+    set_training(model, recipe)
     return losses
 
 

@@ -228,13 +228,11 @@ class StepByStepRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lesion_repeat", "average_epochs", "patience", "cosine_epochs"):
+        for name in ("lesion_repeat", "average_epochs", "patience", "cosine_epochs", "lesion_gain"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.cosine_epochs > self.epochs:
             raise ValueError(f"{self.cosine_epochs} cosine_epochs do not fit into {self.epochs} epochs")
-        if self.lesion_gain < 1:
-            raise ValueError(f"lesion_gain is {self.lesion_gain}; expected at least 1")
         if self.channels not in (1, 8):
             raise ValueError(f"channels is {self.channels}; expected 8, or 1 for the lesion alone")
 
@@ -417,7 +415,6 @@ STEP_BY_STEPS = {
         SMALL_STEP_BY_STEP,
         name="brief",
         epochs=8,
-        steps_per_epoch=50,
         lesion_share=0.75,
         hot_share=0.0,
         crop=(32, 64, 64),

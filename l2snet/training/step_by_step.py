@@ -18,7 +18,7 @@ from l2snet.prepare.store import prepare_store
 from l2snet.preprocess import means
 from l2snet.sources.autopet import patients_of
 from l2snet.training.augment import appearance_transforms
-from l2snet.training.datasets import Readable, Sample, hotter, random_start, read_crop, seeded
+from l2snet.training.datasets import Readable, Sample, hotter, pet_span, random_start, read_crop, seeded
 from l2snet.training.distributed import processes, total, whole_batch
 from l2snet.training.loop import fit
 from l2snet.training.recipes import StepByStepRecipe
@@ -111,6 +111,8 @@ class CropDataset(Dataset[Sample]):
 
     Images are dealt like cards: a pack holds every image once, those with lesions `lesion_repeat` times, and is dealt
     to its end before the next. Where the recipe has shares, the pack holds each data folder's images accordingly.
+    It may show lesions hotter (`lesion_gain`) and change the image (`appearance`): what the channels hold is of the
+    image as it is shown.
     """
 
     def __init__(self, cases: Sequence[StoredCase], recipe: StepByStepRecipe) -> None:
@@ -120,11 +122,9 @@ class CropDataset(Dataset[Sample]):
         if recipe.shares is not None:
             sources = np.array([case.source for case in self.cases])
             repeats *= np.asarray(recipe.shares)[sources] / np.bincount(sources, repeats)[sources]
-        self.appearance = appearance_transforms() if recipe.appearance else None
-        # The transforms are for a span of one, as in `WindowDataset`.
-        low, high = recipe.pet(np.array([0.0, 15.0], np.float32))
-        self.spans = torch.tensor([float(high - low), 1.0]).reshape(2, 1, 1, 1)
         self.ends = np.cumsum(repeats) / repeats.sum() * self.pack
+        self.appearance = appearance_transforms() if recipe.appearance else None
+        self.spans = torch.tensor([pet_span(recipe.pet), 1.0]).reshape(2, 1, 1, 1)
 
     def __len__(self) -> int:
         return self.recipe.epochs * self.recipe.steps_per_epoch * self.recipe.batch

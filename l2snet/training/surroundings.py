@@ -65,6 +65,7 @@ def coarse_levels(levels: Array, stride: Sequence[int]) -> Array:
     """
     if max(stride) == 1:
         return levels.astype(np.uint8)
+    # Level by level, and none that is not there: most crops hold few.
     held = (means(levels >= 1, stride) >= 0.5).astype(np.uint8)
     highest = int(levels.max())
     for level in range(2, highest + 1):

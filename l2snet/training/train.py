@@ -276,6 +276,17 @@ def check_watched(cases: Sequence[TrainingCase], watch: Sequence[TrainingCase], 
         )
 
 
+def check_statistics(recipe: Recipe, pretrained: Path | None) -> None:
+    """Refuse a recipe that keeps the statistics of weights, where there are none to start from.
+
+    Raises
+    ------
+    InputError : so it is.
+    """
+    if recipe.keep_statistics and pretrained is None:
+        raise InputError("keep_statistics keeps those of weights to start from: give them with --pretrained")
+
+
 def _loss(network: nn.Module, recipe: LocalizerRecipe | SegmenterRecipe, pretrained: Path | None) -> BceDice:
     """The recipe's loss; adds a head to the network where it learns organs, that of the weights it starts from if any.
 
@@ -301,12 +312,14 @@ def start_from(network: nn.Module, recipe: Recipe, pretrained: Path | None, run:
 
     Raises
     ------
-    InputError : the weights are of another network, or the run was begun with others; or there are none, and the recipe
-        keeps their statistics.
+    InputError : the weights are of another network, or the run was begun with others; see `check_statistics`.
     """
+    check_statistics(recipe, pretrained)
+    if recipe.keep_statistics and not any(
+        isinstance(one, nn.modules.batchnorm._BatchNorm) for one in network.modules()
+    ):
+        raise InputError(f"this {recipe.network} has no batch norm whose statistics could be kept")
     if pretrained is None:
-        if recipe.keep_statistics:
-            raise InputError("keep_statistics keeps those of weights to start from: give them with --pretrained")
         if (run / START).is_file():
             raise InputError(f"{run} was begun from weights ({run / START}); give the same with --pretrained")
         return
