@@ -1,4 +1,4 @@
-"""A training run to a weights folder: ONNX whose filters have 16 or 8 bits, read back by PyTorch to the same values."""
+"""A training run to a weights folder: ONNX, filters in 16, 8 or 6 bits, read back by PyTorch to the same values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,11 @@ def to_onnx(network: nn.Module, config: NetworkConfig, bits: int = 16) -> onnx.M
 
     Parameters
     ----------
-    bits : of a filter's numbers: 16, float16; 8, whole numbers up to 127 times a scale for each first index. Engines
-        make float32 of them when they load.
+    bits : of a filter's numbers: 16, float16; 8, whole numbers up to 127 times a scale for each first index; 6, up to
+        31, in as many bytes, which compress to three quarters. Engines make float32 of them when they load.
     """
-    if bits not in (8, 16):
-        raise ValueError(f"filters of {bits} bits were asked for; expected 8 or 16")
+    if bits not in (16, *HIGHEST):
+        raise ValueError(f"filters of {bits} bits were asked for; expected 6, 8 or 16")
     network = WithSigmoid(network).cpu().float().eval()
     free = config.architecture.get("norm") != "window"
     axes = 2 if config.network == LOCALIZER else 3
@@ -147,11 +148,14 @@ def to_onnx(network: nn.Module, config: NetworkConfig, bits: int = 16) -> onnx.M
     )
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    return _with_small_filters(program.model_proto, _bytes_of if bits == 8 else _halves_of)
+    parts_of = _halves_of if bits == 16 else partial(_bytes_of, HIGHEST[bits])
+    return _with_small_filters(program.model_proto, parts_of)
 
 
 # What is behind the name of a filter that is kept as float16, as whole numbers, and of the scale of these.
 HALF, BYTE, SCALE = ".half", ".byte", ".scale"
+# Bits to the highest whole number of a filter.
+HIGHEST = {6: 31, 8: 127}
 Parts = tuple[list[onnx.TensorProto], list[onnx.NodeProto]]
 
 
@@ -192,8 +196,9 @@ def _halves_of(name: str, filters: Array) -> Parts:
     return [numpy_helper.from_array(half, name + HALF)], [cast]
 
 
-def _bytes_of(name: str, filters: Array) -> Parts:
-    scale = np.abs(filters).max(axis=tuple(range(1, filters.ndim)), keepdims=True).astype(np.float32) / np.float32(127)
+def _bytes_of(highest: int, name: str, filters: Array) -> Parts:
+    most = np.abs(filters).max(axis=tuple(range(1, filters.ndim)), keepdims=True).astype(np.float32)
+    scale = most / np.float32(highest)
     whole = np.rint(filters / np.maximum(scale, np.finfo(np.float32).tiny)).astype(np.int8)
     cast = helper.make_node("Cast", [name + BYTE], [f"{name}.whole"], f"{name}.cast", to=TensorProto.FLOAT)
     scaled = helper.make_node("Mul", [f"{name}.whole", name + SCALE], [name], f"{name}.mul")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
@@ -472,6 +473,23 @@ def test_how_many_bits_is_told_and_no_other_number_is_taken(in_bytes: Exported, 
     assert read_config(in_bytes.folder).trained["bits"] == 8
     with pytest.raises(ValueError, match="filters of 4 bits"):
         export_run(in_bytes.run, tmp_path / SEGMENTER, bits=4)
+
+
+def test_filters_of_6_bits_are_within_half_a_step_and_compress(tmp_path: Path, segmenter: Exported) -> None:
+    packed = {}
+    for bits in (8, 6):
+        folder = tmp_path / str(bits) / SEGMENTER
+        export_run(segmenter.run, folder, bits=bits)
+        tensors = onnx.load(str(folder / NETWORK)).graph.initializer
+        whole = {one.name: numpy_helper.to_array(one) for one in tensors if one.name.endswith(".byte")}
+        packed[bits] = len(zlib.compress(b"".join(array.tobytes() for array in whole.values())))
+    assert {int(abs(array).max()) for array in whole.values()} == {31}
+    for name, values in read_weights(folder / NETWORK).items():
+        state = segmenter.network.state_dict()[name]
+        if values.ndim > 1:
+            step = state.abs().amax(dim=tuple(range(1, values.ndim)), keepdim=True) / 31
+            assert ((values - state).abs() <= step * 0.5001).all()
+    assert packed[6] < 0.85 * packed[8]
 
 
 def test_a_filter_of_zeros_stays_one_in_8_bits(tmp_path: Path, segmenter: Exported) -> None:
