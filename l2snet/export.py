@@ -120,7 +120,7 @@ def to_onnx(network: nn.Module, config: NetworkConfig, bits: int = 16) -> onnx.M
     Parameters
     ----------
     bits : of a filter's numbers: 16, float16; 8, whole numbers up to 127 times a scale for each first index; 6, up to
-        31, in as many bytes, which compress to three quarters. Engines make float32 of them when they load.
+        31, in as many bytes, which compress better. Engines make float32 of them when they load.
     """
     if bits not in (16, *HIGHEST):
         raise ValueError(f"filters of {bits} bits were asked for; expected 6, 8 or 16")
