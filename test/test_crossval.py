@@ -30,8 +30,9 @@ from l2snet.training.cache import CachedCase
 from l2snet.training.crossval import Setup, crossval
 from l2snet.training.datasets import WindowDataset
 from l2snet.training.fold import split
+from l2snet.training.named import LOCALIZERS, STEP_BY_STEPS
 from l2snet.training.plans import WITHOUT_CUE, L2SNetPlan, StepByStepPlan
-from l2snet.training.recipes import LOCALIZERS, STEP_BY_STEPS, LocalizerRecipe, SegmenterRecipe
+from l2snet.training.recipes import LocalizerRecipe, SegmenterRecipe
 from l2snet.training.step_by_step import CropDataset
 from l2snet.volume import Geometry, Volume, write_volume
 from l2snet.weights import CONFIG, NETWORK, NetworkConfig, read_config, sha256, write_sums

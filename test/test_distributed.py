@@ -31,7 +31,8 @@ from l2snet.training import train
 from l2snet.training.distributed import in_turn
 from l2snet.training.epochs import LOG
 from l2snet.training.loop import CHECKPOINT, _Batches, fit
-from l2snet.training.recipes import STEP_BY_STEPS, SegmenterRecipe, StepByStepRecipe
+from l2snet.training.named import STEP_BY_STEPS
+from l2snet.training.recipes import SegmenterRecipe, StepByStepRecipe
 from l2snet.training.train import cached_cases, train_segmenter, write_cues
 from l2snet.volume import Array, Geometry, Volume, write_volume
 from l2snet.weights import NetworkConfig

@@ -15,14 +15,8 @@ from l2snet.cli.options import RunOptions
 from l2snet.errors import InputError
 from l2snet.networks import build
 from l2snet.preprocess import LogScale, Window
-from l2snet.training.recipes import (
-    LOCALIZERS,
-    SEGMENTERS,
-    STEP_BY_STEPS,
-    LocalizerRecipe,
-    Recipe,
-    SegmenterRecipe,
-)
+from l2snet.training.named import LOCALIZERS, SEGMENTERS, STEP_BY_STEPS
+from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe
 from l2snet.training.settings import changed
 
 EVERY = [*LOCALIZERS.values(), *SEGMENTERS.values()]

@@ -23,7 +23,8 @@ from l2snet.networks import build
 from l2snet.preprocess import WORKING_SPACING_MM, LogScale, Window, intensity
 from l2snet.training.epochs import LOG
 from l2snet.training.loop import CHECKPOINT
-from l2snet.training.recipes import RECIPES, STEP_BY_STEPS, StepByStepRecipe
+from l2snet.training.named import STEP_BY_STEPS
+from l2snet.training.recipes import RECIPES, StepByStepRecipe
 from l2snet.training.schedules import MovingAverage, MovingAverageRule
 from l2snet.training.step_by_step import (
     CHANNELS,

@@ -59,7 +59,7 @@ def channels(
     require("the picture", "train", *TRAINING, "matplotlib")
     from l2snet.report.channels import channels_picture
     from l2snet.sources.autopet import read_study
-    from l2snet.training.recipes import STEP_BY_STEPS
+    from l2snet.training.named import STEP_BY_STEPS
 
     chosen = recipe_named(STEP_BY_STEPS, recipe)
     if crop:

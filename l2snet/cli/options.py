@@ -63,7 +63,7 @@ ConventionOption = Annotated[
 ]
 ResampleOption = Annotated[bool, typer.Option("--resample-ct", help="Bring a CT on another grid onto the PET's.")]
 HoldOutOption = Annotated[str, typer.Option(help="Names of cases to leave out, separated by commas.")]
-RecipeOption = Annotated[str, typer.Option(help="A name of l2snet/training/recipes.py: paper, small, ...")]
+RecipeOption = Annotated[str, typer.Option(help="A name of l2snet/training/named.py: paper, small, ...")]
 ShareOption = Annotated[
     str, typer.Option(help="Shares of the DATA folders in the samples, such as 2,1 (default: every case alike).")
 ]

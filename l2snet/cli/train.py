@@ -41,7 +41,7 @@ def train_localizer(
     """Phase 1: the 2D network on coronal PET slices."""
     with needs("training", "train"):
         from l2snet.training.distributed import in_turn
-        from l2snet.training.recipes import LOCALIZERS
+        from l2snet.training.named import LOCALIZERS
         from l2snet.training.train import cached_cases, check_folders, train_localizer
     if encoder_weights is not None and options.pretrained is not None:
         raise InputError("--encoder-weights has no part in a run from --pretrained weights; leave one out")
@@ -76,7 +76,7 @@ def train_segmenter(
     with needs("training", "train"):
         from l2snet.backend import load
         from l2snet.training.distributed import in_turn
-        from l2snet.training.recipes import SEGMENTERS
+        from l2snet.training.named import SEGMENTERS
         from l2snet.training.train import cached_cases, check_folders, check_watched, train_segmenter, write_cues
     if not localizer and "cue_weight" in options.settings:
         raise InputError("--set cue_weight needs a --localizer, which gives the cue")
@@ -110,7 +110,7 @@ def train_step_by_step(
     """The second method's one network: the lesion together with its surroundings (Liu et al.)."""
     require("training", "train", *TRAINING)
     from l2snet.training.distributed import in_turn
-    from l2snet.training.recipes import STEP_BY_STEPS
+    from l2snet.training.named import STEP_BY_STEPS
     from l2snet.training.step_by_step import stored_cases, train_step_by_step
 
     chosen = options.choose(STEP_BY_STEPS, recipe, data)

@@ -25,7 +25,8 @@ from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
 from l2snet.training.fold import Machine, train_once
 from l2snet.training.loop import start_record
-from l2snet.training.recipes import SEGMENTERS, STEP_BY_STEPS, Recipe, StepByStepRecipe
+from l2snet.training.named import SEGMENTERS, STEP_BY_STEPS
+from l2snet.training.recipes import Recipe, StepByStepRecipe
 from l2snet.training.settings import changed
 from l2snet.training.step_by_step import stored_cases, train_step_by_step
 from l2snet.training.store import StoredCase

@@ -16,15 +16,8 @@ from l2snet.stepbystep import StepByStep
 from l2snet.training.cache import CachedCase
 from l2snet.training.distributed import in_turn
 from l2snet.training.fold import C, Fold, split
-from l2snet.training.recipes import (
-    LOCALIZERS,
-    SEGMENTERS,
-    STEP_BY_STEPS,
-    LocalizerRecipe,
-    Recipe,
-    SegmenterRecipe,
-    StepByStepRecipe,
-)
+from l2snet.training.named import LOCALIZERS, SEGMENTERS, STEP_BY_STEPS
+from l2snet.training.recipes import LocalizerRecipe, Recipe, SegmenterRecipe, StepByStepRecipe
 from l2snet.training.step_by_step import stored_cases, train_step_by_step
 from l2snet.training.store import StoredCase
 from l2snet.training.train import cached_cases, cue_name, train_localizer, train_segmenter, write_cues
