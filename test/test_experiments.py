@@ -18,7 +18,7 @@ from test_step_by_step_training import TINY
 from l2snet.cli import main
 from l2snet.errors import InputError
 from l2snet.sources.autopet import patients_of, write_donors
-from l2snet.training import ablation, recipes
+from l2snet.training import ablation, named
 from l2snet.training.ablation import AS_IT_IS, MASK_ALONE, Ablation, named_studies, table
 from l2snet.training.recipes import SegmenterRecipe
 from l2snet.training.step_by_step import stored_cases
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_an_ablation_trains_pairs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One seed, two trainings of one epoch; the same command trains nothing again and gives the same table."""
-    monkeypatch.setitem(recipes.STEP_BY_STEPS, "tiny", replace(TINY, epochs=1, cosine_epochs=1))
+    monkeypatch.setitem(named.STEP_BY_STEPS, "tiny", replace(TINY, epochs=1, cosine_epochs=1))
     line = ["ablation", data, tmp_path / "out", "--hold-out", "bb,ccc", "--recipe", "tiny", "--seeds", "4"]
     line += ["--cache", tmp_path / "cache", "--device", "cpu", "--workers", "0"]
     texts = []
@@ -79,7 +79,7 @@ def test_an_ablation_of_the_segmenter(data: Path, tmp_path: Path, monkeypatch: p
     tiny = SegmenterRecipe(
         name="tiny", epochs=4, steps_per_epoch=1, batch=1, crop=(8, 8, 8), widths=(2, 4), norm="batch"
     )
-    monkeypatch.setitem(recipes.SEGMENTERS, "tiny", tiny)
+    monkeypatch.setitem(named.SEGMENTERS, "tiny", tiny)
     line = ["ablation", data, tmp_path / "out", "--network", "segmenter", "--recipe", "tiny", "--hold-out", "bb,ccc"]
     line += ["--arm", "norm=channels ct_dropout=0.5", "--set", "epochs=1", "--seeds", "4"]
     line += ["--cache", tmp_path / "cache", "--device", "cpu", "--workers", "0"]
